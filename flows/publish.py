@@ -7,6 +7,7 @@ import platform
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
@@ -25,6 +26,8 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from prefect_dispatch.executors.base import BaseExecutor
+from prefect_dispatch.executors.live_view import LiveView
 from prefect_dispatch.flows.runtime.flow_class import INTERRUPTIONS
 from prefect_dispatch.models.ledger import Document, Table
 from prefect_dispatch.models.outcome import Outcome
@@ -32,7 +35,13 @@ from prefect_dispatch.reporting.html.document import GENERATOR
 from prefect_dispatch.reporting.html.page import render_page
 from prefect_dispatch.reporting.kept_pages import KEPT_DAYS, keep_page, load_address
 from prefect_dispatch.reporting.markdown import markdown, outcome_rows
-from prefect_dispatch.reporting.progress import Progress, estimate_seconds_left, on_report, progress_listener
+from prefect_dispatch.reporting.progress import (
+    Progress,
+    activity_table,
+    estimate_seconds_left,
+    on_report,
+    progress_listener,
+)
 from prefect_dispatch.reporting.table_files import csv_files, render_table
 from prefect_dispatch.security.escaping import escape_paragraph, fence_text, strip_control_chars, to_safe_csv
 from prefect_dispatch.security.redaction import safe_message
@@ -45,6 +54,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.executors.live_view import Activity
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.report import Report
@@ -54,6 +65,10 @@ if TYPE_CHECKING:
 
 UPDATE_EVERY_S = 1.0
 """Minimum seconds between two updates, each of which costs a request to the server; the last one is always sent."""
+LOOK_EVERY_S = 5.0
+"""Seconds between two looks at what the programs of a run are doing."""
+LOOK_S = 1.0
+"""Time limit in seconds of a look that is under way when the run ends."""
 LAST_S = 5.0
 """Time limit of the last update in seconds; then it is dropped."""
 CANCELLED_S = 1.5
@@ -82,50 +97,75 @@ class LiveProgress:
     """Reports the progress of a run, as an artifact and to the listener of this process.
 
     The artifact is updated by a thread of its own, which sends the latest progress only: a server that is slow, hangs
-    or is gone delays no work. Updates that are not accepted when the run ends are dropped.
+    or is gone delays no work. Updates that are not accepted when the run ends are dropped. If the work is done by
+    programs, another thread looks regularly at what each of them is doing.
     """
 
-    def __init__(self, briefs: Sequence[Brief], expected: Plan) -> None:
+    def __init__(self, briefs: Sequence[Brief], expected: Plan, executor: Executor | None = None) -> None:
         """Prepare the artifact.
 
         Args:
             briefs: The briefs of the job.
             expected: The plan; the number of expected calls determines the time left.
+            executor: The executor of the work. None: none that runs programs.
         """
         self._expected_calls = expected.work - expected.stored - expected.shared
         self._key, self._total = artifact_key(briefs, "progress"), expected.work
+        self._runs_programs = executor is not None and BaseExecutor.of(executor).runs_programs
         self._began: float | None = None
         self._updated = time.monotonic()
         self._shown = 0
         self._latest: Progress | None = None
         self._seen: Progress | None = None
-        self._changed, self._closed = threading.Event(), False
+        self._working: tuple[Activity, ...] = ()
+        self._lock = threading.Lock()
+        """Held while progress is passed on, so that the listener never gets an older one after a newer one."""
+        self._changed, self._ended, self._closed = threading.Event(), threading.Event(), False
         self._end = ""
 
     def __call__(self, progress: Progress) -> None:
         """Report progress; calls that are more frequent than the update interval are passed to the listener only."""
-        now, self._seen = time.monotonic(), progress
-        self._began = now if self._began is None else self._began
-        ended = progress.done == progress.total or (self._shown and not progress.in_flight)
-        due, notify = ended or now - self._updated >= UPDATE_EVERY_S, progress_listener.get()
-        if not due and not notify:
+        with self._lock:
+            now, self._seen = time.monotonic(), progress
+            self._began = now if self._began is None else self._began
+            ended = progress.done == progress.total or (self._shown and not progress.in_flight)
+            if ended:
+                self._working = ()
+            self._report(progress, is_due=bool(ended) or now - self._updated >= UPDATE_EVERY_S)
+
+    def _report(self, progress: Progress, *, is_due: bool) -> None:
+        """Pass progress to the listener, and to the artifact if an update is due."""
+        now, notify = time.monotonic(), progress_listener.get()
+        if not is_due and not notify:
             return
-        eta_s = None if progress.note else estimate_seconds_left(progress, self._expected_calls, now - self._began)
-        progress = progress.model_copy(update={"seconds_left": eta_s})
+        eta_s = (
+            None
+            if progress.note or self._began is None
+            else estimate_seconds_left(progress, self._expected_calls, now - self._began)
+        )
+        progress = progress.model_copy(update={"seconds_left": eta_s, "working": self._working})
         if notify:
             notify(progress)
-        if due:
+        if is_due:
             self._updated, self._shown = now, progress.in_flight
             self._latest = progress
             self._changed.set()
 
     def __enter__(self) -> Self:
-        """Start the update thread."""
+        """Start the threads."""
         self._thread = start_thread(self._update_artifact, "prefect-dispatch-progress")
+        self._looking = (
+            start_thread(self._watch_programs, "prefect-dispatch-live-view") if self._runs_programs else None
+        )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Send the last progress, with a time limit; of a run that did not end by itself, it names the reason."""
+        self._ended.set()
+        if self._looking:
+            self._looking.join(LOOK_S)
+        with suppress(Exception):  # a display must not fail the run
+            self._show_working(())
         if kind is not None and issubclass(kind, (Exception, *INTERRUPTIONS)):  # a run that is suspended goes on
             self._end = "cancelled: " if issubclass(kind, INTERRUPTIONS) else "ended by an error: "
             ended = {"in_flight": 0, "seconds_left": None, "note": ""}
@@ -133,6 +173,22 @@ class LiveProgress:
         self._closed = True
         self._changed.set()
         self._thread.join(LAST_S if kind is None else CANCELLED_S)
+
+    def _watch_programs(self) -> None:
+        """Look at what programs are doing until the run ends; whatever fails here must not fail the run."""
+        view = LiveView(str(flow_run.get_id()))
+        try:
+            while not self._ended.wait(LOOK_EVERY_S):
+                self._show_working(view.look())
+        except Exception as error:  # noqa: BLE001 -- a display must not fail the run
+            self._warn(error)
+
+    def _show_working(self, working: tuple[Activity, ...]) -> None:
+        """Report what programs are doing, unless nothing has changed, or the run has ended meanwhile."""
+        with self._lock:
+            if working != self._working and not (working and self._ended.is_set()):
+                self._working = working
+                self._report(self._seen or Progress(total=self._total), is_due=True)
 
     def _update_artifact(self) -> None:
         """Create the artifact, and update it until the run ends."""
@@ -153,7 +209,7 @@ class LiveProgress:
                 update_progress_artifact(
                     artifact_id=artifact,
                     progress=100.0 * progress.done / progress.total if progress.total else 100.0,
-                    description=f"{self._end}{progress.done} of {progress.total} done, {progress}",
+                    description=_describe(progress, self._end),
                 )
             except Exception as error:  # noqa: BLE001 -- progress display must not fail the run
                 self._warn(error)
@@ -161,6 +217,17 @@ class LiveProgress:
     def _warn(self, error: Exception) -> None:
         if not self._closed:
             get_run_logger().warning("Progress can't be shown: %s", safe_message(error))
+
+
+def _describe(progress: Progress, end: str) -> str:
+    """Return the description of the progress artifact, in Markdown.
+
+    Args:
+        progress: The progress.
+        end: How the run ended, if it did not end by itself.
+    """
+    text = f"{end}{progress.done} of {progress.total} done, {progress}"
+    return "\n\n".join(filter(None, (text, activity_table(progress.working))))
 
 
 def create_artifacts_in_time(

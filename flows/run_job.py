@@ -172,7 +172,7 @@ def run_job(spec: JobSpec) -> Report:
     # 3. Fan out and merge.
     earlier = resumed.collected
     expected, clock = (earlier.plan, Clock(earlier.started)) if earlier else (expected, Clock())
-    progress = LiveProgress(job.briefs, expected)
+    progress = LiveProgress(job.briefs, expected, job.executor)
     create_in_flight = shard_target(spec.task_runner, job.executor, route.target)
     fan_out = FanOut(
         job.work,

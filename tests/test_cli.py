@@ -27,6 +27,7 @@ from prefect_dispatch import __version__
 from prefect_dispatch.cli import commands, console
 from prefect_dispatch.cli.commands import BROKEN_PIPE, COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
 from prefect_dispatch.cli.console import show_progress
+from prefect_dispatch.executors.live_view import Activity
 from prefect_dispatch.flows.job_file import Job, load_flow, load_job, validate_job
 from prefect_dispatch.flows.runtime.job_document import FLOWS
 from prefect_dispatch.models.outcome import Failure, Outcome, Usage
@@ -682,6 +683,45 @@ def test_a_display_is_drawn_where_there_is_a_terminal(
     assert "\x1b[2J" not in drawn
     assert "\x07" not in drawn
     assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
+
+
+WORKING = [
+    Activity(brief="b", item=HOSTILE, program="claude", seconds=65.0, step=f"$ {HOSTILE}", log=f"/state/{n}.log")
+    for n in range(3)
+]
+
+
+def test_programs_at_work_are_drawn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for each, as many as there is room for, with a link to its log; text of theirs controls no terminal."""
+    for name, value in {"FORCE_COLOR": "1", "COLUMNS": "160", "LINES": "10", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    with show_progress():
+        hear = progress_listener.get()
+        assert hear is not None
+        hear(Progress(total=4, in_flight=3, working=tuple(WORKING)))
+    drawn = capsys.readouterr().err
+    assert "file:///state/0.log" in drawn
+    assert "b/[red]k[/red] [2J ]0;title   : 1 min 5 s: $ [red]k[/red] [2J ]0;title" in drawn
+    assert "file:///state/2.log" not in drawn
+    assert "and 1 more" in drawn
+    assert "prefect-dispatch logs" in drawn
+    assert "\x1b[2J" not in drawn
+
+
+def test_programs_at_work_are_printed_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a log is printed once."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setattr(console, "LINE_EVERY_S", 0.0)
+    with show_progress():
+        hear = progress_listener.get()
+        assert hear is not None
+        for _ in range(2):
+            hear(Progress(total=4, in_flight=3, working=(WORKING[0],)))
+    printed = capsys.readouterr().err
+    assert printed.count("\n  claude b/[red]k[/red] [2J ]0;title   : 1 min 5 s: $ [red]k[/red] [2J ]0;title") == 2
+    assert printed.count("\n    log: /state/0.log\n") == 1
 
 
 def test_a_narrow_terminal_gets_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from prefect.settings.models.root import Settings as PrefectSettings
 from pydantic import TypeAdapter
 
 import prefect_dispatch
-from prefect_dispatch.cli import commands
+from prefect_dispatch.cli import commands, parser
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.flows.job_file import Job, form_model
 from prefect_dispatch.integrators.registry import AnyIntegrator
@@ -239,7 +239,7 @@ def sketched(words: list[str]) -> list[str]:
 
 def is_dispatch(words: list[str]) -> None:
     """Check that our command line takes a command, and that an example that it names is there."""
-    parsed = commands.create_parser().parse_args(sketched(words))
+    parsed = parser.create_parser().parse_args(sketched(words))
     job = getattr(parsed, "job", None)
     assert job is None or not str(job).startswith("examples/") or (ROOT / job).exists()
 
@@ -303,7 +303,7 @@ def is_uv(words: list[str]) -> None:
 def is_completion(words: list[str]) -> None:
     """Check that a completion is generated from our parser."""
     assert words[:1] == ["-s"]
-    assert words[2] == f"{commands.__name__}.{commands.create_parser.__name__}"
+    assert words[2] == f"{parser.__name__}.{parser.create_parser.__name__}"
 
 
 def is_folder(words: list[str]) -> None:

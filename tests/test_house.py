@@ -49,6 +49,7 @@ EXCEPTIONS = {
     "prefect_dispatch.cli.deploy": {"kernel", "deployments"},  # a part of it
     "prefect_dispatch.cli.job_process": {"kernel", "flows", "agents"},  # a part of it
     "prefect_dispatch.cli.jobs": {"kernel", "agents"},  # a part of it
+    "prefect_dispatch.cli.logs": {"kernel", "flows"},  # a part of it
     "prefect_dispatch.cli.merge": {"kernel", "tasks", "integrators", "flows"},  # a part of it
     "prefect_dispatch.cli.plugin": {"kernel", "agents"},  # a part of it
     "prefect_dispatch.cli.report_commands": {"kernel", "integrators", "flows"},  # a part of it

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.cli.commands import COMPLETE, FLOW_NAMES, UNUSABLE, main
+from prefect_dispatch.cli.commands import COMPLETE, UNUSABLE, main
 from prefect_dispatch.cli.init import TEMPLATES
+from prefect_dispatch.cli.parser import FLOW_NAMES
 from prefect_dispatch.flows.runtime.job_document import FLOWS
 
 if TYPE_CHECKING:

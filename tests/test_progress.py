@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 
-from prefect_dispatch import Brief, Limits, dispatch
+from prefect_dispatch import Brief, Command, Limits, Shell, dispatch
+from prefect_dispatch.executors.live_view import Activity
 from prefect_dispatch.flows import publish
 from prefect_dispatch.flows.publish import LiveProgress
 from prefect_dispatch.models.outcome import Outcome, Usage
-from prefect_dispatch.reporting.progress import Progress, estimate_seconds_left, format_duration, progress_listener
+from prefect_dispatch.reporting.progress import (
+    Progress,
+    activity_table,
+    estimate_seconds_left,
+    format_activity,
+    format_duration,
+    progress_listener,
+)
 from prefect_dispatch.tasks.plan import Plan
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -127,16 +138,7 @@ def test_a_progress_that_cannot_be_created_costs_no_run(
 ) -> None:
     """Prefect's API may refuse the artifact; a run of which nothing is known yet updates none."""
     brief = Brief(name="b", instructions="Do.")
-    plan = Plan(
-        **dict.fromkeys(("briefs", "items", "work", "to_ask"), 1),
-        **dict.fromkeys(("stored", "shared", "prompt_tokens", "completion_tokens"), 0),
-        cost_usd=None,
-        seconds_in_turn=1.0,
-        seconds_in_parallel=1.0,
-        basis="",
-        recommendation="fan-out",
-        advice="",
-    )
+    plan = plan_of_one()
 
     @flow
     def show() -> None:
@@ -153,3 +155,111 @@ def test_a_progress_that_cannot_be_created_costs_no_run(
 def refuse(**_: object) -> None:
     """Refuse an artifact."""
     raise ValueError("no artifacts here")
+
+
+def plan_of_one() -> Plan:
+    """Return the plan of one ask."""
+    return Plan(
+        **dict.fromkeys(("briefs", "items", "work", "to_ask"), 1),
+        **dict.fromkeys(("stored", "shared", "prompt_tokens", "completion_tokens"), 0),
+        cost_usd=None,
+        seconds_in_turn=1.0,
+        seconds_in_parallel=1.0,
+        basis="",
+        recommendation="fan-out",
+        advice="",
+    )
+
+
+HOSTILE = Activity(
+    brief="b",
+    item="a|b <img>",
+    program="claude",
+    seconds=125.0,
+    tokens=9,
+    cost_usd=0.5,
+    is_estimated=True,
+    step="[click](http://x.example) `rm`",
+    log="/state/logs/1.log",
+)
+
+
+def test_what_programs_do_is_a_harmless_table() -> None:
+    """Keys and steps are text of others: no cell, no link and no markup of theirs gets into the Markdown."""
+    assert activity_table(()) == ""
+    row = activity_table([HOSTILE, HOSTILE.model_copy(update={"cost_usd": None})]).splitlines()
+    assert row[2].startswith("| b/a&#124;b &#60;img> | claude | 2 min 5 s | 9 | about &#36;0.5000 | &#91;click]")
+    assert row[2].endswith("| /state/logs/1.log |")
+    assert "http://" not in row[2]
+    assert "`" not in row[2]
+    assert "| 9 |  | " in row[3]
+    assert format_activity(HOSTILE).startswith("b/a|b <img>: 2 min 5 s, 9 tokens, cost about $0.5000: [click]")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store")
+def test_a_run_shows_what_its_programs_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one runs, the listener and the artifact have its last line and its log; in the end, nothing is at work."""
+    monkeypatch.setattr(publish, "LOOK_EVERY_S", 0.05)
+    heard: list[Progress] = []
+    described: list[str] = []
+
+    def listen(progress: Progress) -> None:
+        heard.append(progress)
+        if progress.working and not described:
+            with suppress(ObjectNotFound):  # it may not be created yet
+                text = str(artifact("watched-progress")[1])
+                if "half way" in text:
+                    described.append(text)
+                    go.touch()
+
+    token = progress_listener.set(listen)
+    go = tmp_path / "go"
+    brief = Brief(
+        name="watched",
+        instructions="Do.",
+        command=Command(run=f"echo 'half way'; while [ ! -e '{go}' ]; do sleep 0.05; done; echo done"),
+    )
+    try:
+        report = dispatch([brief], ["a"], executor=Shell(), limits=Limits(concurrency=1))
+    finally:
+        progress_listener.reset(token)
+    assert report.status == "complete"
+    (shown,) = next(each.working for each in heard if each.working and each.working[0].step)
+    assert (shown.brief, shown.program, shown.step, shown.tokens) == ("watched", "command", "half way", 0)
+    assert f"| half way | {shown.log[:40]}" in described[0]
+    assert heard[-1].working == ()
+    assert artifact("watched-progress")[1] == "1 of 1 done, 0 tokens, cost $0.0000"
+
+
+@pytest.mark.usefixtures("store")
+def test_a_view_that_fails_costs_no_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a state folder that can't be used, nor a listener that fails at the end."""
+    monkeypatch.setattr(publish, "LOOK_EVERY_S", 0.01)
+    brief = Brief(name="unwatched", instructions="Do.")
+
+    class View:
+        def __init__(self, run: str) -> None:
+            assert run
+
+        def look(self) -> tuple[Activity, ...]:
+            raise OSError("no folder here")
+
+    def fail(progress: Progress) -> None:
+        if not progress.working:
+            raise OSError(progress.note)
+
+    @flow
+    def show() -> None:
+        monkeypatch.setattr(publish, "LiveView", View)
+        with LiveProgress([brief], plan_of_one(), Shell()):
+            wait_until(lambda: "no folder here" in caplog.text, "it is logged")
+        monkeypatch.setattr(View, "look", lambda _self: (HOSTILE,))
+        token = progress_listener.set(fail)
+        try:
+            with LiveProgress([brief], plan_of_one(), Shell()) as live:
+                wait_until(lambda: live._working != (), "it is shown")  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- nothing shows it from outside
+        finally:
+            progress_listener.reset(token)
+
+    show()

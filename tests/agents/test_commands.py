@@ -12,8 +12,8 @@ from mcp import Client
 
 from prefect_dispatch.agents.server import create_server
 from prefect_dispatch.cli import main
-from prefect_dispatch.cli.commands import create_parser
 from prefect_dispatch.cli.jobs import create_policy
+from prefect_dispatch.cli.parser import create_parser
 from prefect_dispatch.errors import JobError
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from prefect_dispatch.agents.job_store import (
     read_page,
 )
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.live_view import Activity
 from prefect_dispatch.models.outcome import Failure, Outcome, Usage
 from prefect_dispatch.processes.state_folder import lease
 from prefect_dispatch.reporting.progress import Progress
@@ -86,6 +87,21 @@ def test_the_states_of_a_job(jobs: JobStore, policy: Policy) -> None:
     assert (status.state, status.message, status.cost_usd) == ("gaps", "1 of 2 answered.", 0.3)
     assert status.report == ""  # its folder holds none
     assert status.resources == (f"dispatch://jobs/{job.id}/ledger/1", f"dispatch://jobs/{job.id}/outcomes/1")
+
+
+def test_what_agents_do(jobs: JobStore, policy: Policy) -> None:
+    """A status shows as many as a client needs, while the run lives and no longer."""
+    job = add_job(jobs)
+    run = add_run(job, policy)
+    working = [
+        Activity(brief="b", item=str(n), program="claude", seconds=1.0, step="$ pytest", log=f"/{n}.log")
+        for n in range(12)
+    ]
+    handle = run.lock()
+    run.record_progress(Progress(total=12, in_flight=12, working=tuple(working)))
+    assert job.status().working == tuple(working[:10])
+    os.close(handle)
+    assert job.status().working == ()
 
 
 def test_gaps_and_ledger(jobs: JobStore, policy: Policy) -> None:

@@ -23,8 +23,8 @@ from prefect_dispatch.agents.job_store import JobStatus, State
 from prefect_dispatch.agents.policy import Policy
 from prefect_dispatch.agents.server import create_server
 from prefect_dispatch.cli import main
-from prefect_dispatch.cli.commands import create_parser
 from prefect_dispatch.cli.jobs import create_policy
+from prefect_dispatch.cli.parser import create_parser
 from prefect_dispatch.cli.plugin import RECORD, SERVERS
 from prefect_dispatch.flows.job_file import FormJob, Job, parse_job
 from prefect_dispatch.flows.runtime.job_document import read_document

@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict
 
 from prefect_dispatch.agents.server import TASKS, create_server
 from prefect_dispatch.cli import main
+from prefect_dispatch.executors.live_view import Activity
+from prefect_dispatch.reporting.progress import Progress
 from tests.agents.conftest import JOB, ModelServer
 from tests.openai_server import Behaviour
 
@@ -458,8 +460,11 @@ def test_the_command_line(
     row = {"brief": "terms", "item": "items/0.txt", "state": "failed", "error": "timeout: late"}
     folder.joinpath("ledger.jsonl").write_text(f"{json.dumps(row)}\n", encoding="utf-8")
     handle = run.lock()
+    at_work = Activity(brief="terms", item="items/1.txt", program="claude", seconds=4.0, step="$ ls", log="/1.log")
+    run.record_progress(Progress(total=4, in_flight=1, working=(at_work,)))
     assert main(["jobs", job.id[:6], "--cancel"]) == 0
     printed = capsys.readouterr()
+    assert "working: terms/items/1.txt: 4 s: $ ls" in printed.out
     assert printed.err.startswith("It is being cancelled")
     assert "no answer for terms/items/0.txt: timeout: late" in printed.out
     assert f"log: {folder / 'log.txt'}" in printed.out

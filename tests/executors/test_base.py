@@ -67,7 +67,7 @@ def test_two_members_are_enough(executor: Executor) -> None:
     assert base.fallback_chain == (executor,)
     assert base.resolve_paths(Path()) is executor
     flags = (base.cancel_immediately, base.ignores_feedback, base.is_deterministic, base.has_external_inputs)
-    assert flags == (False, False, False, False)
+    assert (*flags, base.runs_programs) == (False, False, False, False, False)
     nothing = (base.with_model("m"), base.external_inputs(BRIEF, ITEM), base.context_tokens(), base.price())
     assert nothing == (None, None, None, None)
     counts = (base.count_tokens(BRIEF, ITEM), base.expected_completion_tokens(BRIEF), base.cost_bound(ASK))

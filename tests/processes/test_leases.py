@@ -18,12 +18,8 @@ from prefect_dispatch.processes import state_folder as module
 from prefect_dispatch.processes.state_folder import (
     LEASE,
     build_environment,
-    collect_logs,
     end_own_leases,
     lease,
-    new_log,
-    prune_logs,
-    quote_end,
     reap,
     reap_periodically,
     remove_abandoned,
@@ -336,37 +332,6 @@ def test_a_state_folder_that_others_may_look_into_is_closed(state: Path, monkeyp
     monkeypatch.setenv("PREFECT_DISPATCH_STATE", "~nobody-of-that-name/state")
     with pytest.raises(JobError, match="can't be used"):
         state_folder()
-
-
-def test_the_end_of_one_log_is_quoted() -> None:
-    """Of several that a call has made, that of the ended program alone."""
-    with collect_logs() as logs:
-        first, second = new_log(), new_log()
-        second.write_text("at last")
-        quote_end(second, 100)
-    assert [(each.path, each.end) for each in logs] == [(first, ""), (second, "at last")]
-
-
-def test_logs_have_names_of_their_own_and_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a week they go, and the oldest go where there are too many; what isn't a log stays."""
-    made = [new_log() for _ in range(4)]
-    assert len(set(made)) == 4
-    assert all(log.stem.isdecimal() for log in made)
-    for age, log in enumerate(made):
-        log.write_text("x" * 100)
-        os.utime(log, (time.time() - age, time.time() - age))
-    note = made[0].parent / "note.txt"
-    note.write_text("mine")
-    os.utime(made[3], (0, 0))
-    prune_logs()
-    assert [log.exists() for log in made] == [True, True, True, False]
-    monkeypatch.setattr(module, "MAX_TOTAL_LOG_BYTES", 250)
-    prune_logs()
-    assert [log.exists() for log in made] == [True, True, False, False]
-    dangling = made[0].parent / "1.log"
-    dangling.symlink_to("gone")  # as where somebody else removes it meanwhile
-    prune_logs()
-    assert note.read_text() == "mine"
 
 
 def test_an_environment_is_what_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply,
 from prefect_dispatch.models.checks import Sources
 from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Rejection, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import validate_output
-from prefect_dispatch.processes.state_folder import collect_logs
+from prefect_dispatch.processes.program_logs import WorkOwner, collect_logs
 from prefect_dispatch.security.redaction import redact, redact_item_text, safe_message
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Change, Citation
-    from prefect_dispatch.processes.state_folder import NewLog
+    from prefect_dispatch.processes.program_logs import NewLog
 
 
 if sys.version_info >= (3, 11):
@@ -475,7 +475,7 @@ class _Attempt:
         async with call:
             await self.checkpoint.mark_sent()
             sent = time.monotonic()
-            with collect_logs() as logs:
+            with collect_logs(WorkOwner(self.brief.name, self.item.key, self.gate.run)) as logs:
                 try:
                     async with _timeout(self.left_s):  # shared by all calls of an executor
                         reply = await _invoke_executor(tier, ask)

@@ -36,9 +36,11 @@ class CallGate:
     Args:
         limits: Limits of the run.
         sibling: A gate whose concurrency slots and rate limiters it shares; its budget is its own.
+        run: The id of the flow run; empty outside of flows.
 
     Attributes:
         limits: Limits of the run.
+        run: The id of the flow run; empty outside of flows.
         budget: The budget of the run.
         waited_s: Seconds that calls have waited here, in all.
         slots: Concurrency slots, one for each call that may be in flight, for items without a task run each; see
@@ -49,9 +51,10 @@ class CallGate:
         is_closed: Whether all further calls are refused, as the run is interrupted; set from any thread.
     """
 
-    def __init__(self, limits: Limits, sibling: CallGate | None = None) -> None:
+    def __init__(self, limits: Limits, sibling: CallGate | None = None, *, run: str = "") -> None:
         """Start with a full budget and no rate limiter."""
         self.limits = limits
+        self.run = run
         self.budget: Budget = Budget(limits, sibling.budget if sibling else None)
         self.waited_s = 0.0
         self.slots: asyncio.Semaphore = sibling.slots if sibling else asyncio.Semaphore(limits.concurrency)
@@ -215,7 +218,7 @@ def gate_for_run(flow_run: str, limits: Limits) -> CallGate:
         return CallGate(limits)
     with _lock:
         if (gate := _gates.get((flow_run, limits))) is None:
-            gate = _gates[flow_run, limits] = CallGate(limits)
+            gate = _gates[flow_run, limits] = CallGate(limits, run=flow_run)
         _gates.move_to_end((flow_run, limits))
         while len(_gates) > MAX_GATES:
             _gates.popitem(last=False)
@@ -231,7 +234,7 @@ def gate_with_own_budget(name: str, flow_run: str, limits: Limits) -> CallGate:
         limits: The limits; those of the other gates are the same, but for the budget.
     """
     without_budget = limits.model_copy(update=dict.fromkeys(BUDGET_FIELDS))
-    gate = CallGate(limits, sibling=gate_for_run(flow_run, without_budget))
+    gate = CallGate(limits, sibling=gate_for_run(flow_run, without_budget), run=flow_run)
     with _lock:
         return _gates.setdefault((name, limits), gate)
 

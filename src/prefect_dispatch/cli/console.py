@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +23,7 @@ from prefect_dispatch.models.ledger import ACCURACY, TO_DECIDE
 from prefect_dispatch.reporting.html.document import missing_library
 from prefect_dispatch.reporting.markdown import TITLES
 from prefect_dispatch.reporting.progress import (
+    format_activity,
     format_rate,
     format_usd,
     on_question,
@@ -33,7 +35,7 @@ from prefect_dispatch.reporting.table_files import csv_files
 from prefect_dispatch.security.escaping import count_noun, strip_control_chars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
     from prefect_dispatch.models.report import Report, Spending
     from prefect_dispatch.reporting.output_folder import Output
@@ -46,6 +48,8 @@ REFRESH_S = 0.25
 """Seconds between two redraws of the live display."""
 MIN_BAR, MAX_BAR = 5, 40
 """Characters of its bar; a terminal with less room gets none."""
+RESERVED_LINES = 8
+"""Lines of the terminal that are left for everything but the programs that work."""
 LINE_EVERY_S = 5.0
 """Seconds between two progress lines where there is no terminal."""
 TOY = (
@@ -172,7 +176,19 @@ class _Display:
             Text(strip_control_chars(f"failed: {each}"), style="red", no_wrap=True, overflow="ellipsis")
             for each in progress.failures
         ]
-        return Group(head, Text(str(progress)), *failures)
+        return Group(head, Text(str(progress)), *self._render_working(progress), *failures)
+
+    def _render_working(self, progress: Progress) -> Iterator[Text]:
+        """Yield a line for each program that works; the item is a link to its log."""
+        room = max(1, self._console.height - RESERVED_LINES)
+        for each in progress.working[:room]:
+            line = Text(no_wrap=True, overflow="ellipsis")
+            line.append(each.program, style=Style(dim=True, link=Path(each.log).as_uri()))
+            yield line.append(f" {strip_control_chars(format_activity(each))}")
+        if len(progress.working) > room:
+            yield Text(f"and {len(progress.working) - room} more")
+        if progress.working:
+            yield Text("read along: prefect-dispatch logs", style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _ignore_errors(call: Callable[[T], None]) -> Callable[[T], None]:
@@ -210,13 +226,19 @@ def _listener(show: Callable[[Progress], None]) -> Generator[None]:
 
 def _line_printer() -> Callable[[Progress], None]:
     """Return a listener that prints a line every few seconds, and at the end."""
-    printed = time.monotonic()
+    printed, logs = time.monotonic(), set[str]()
 
     def on_progress(progress: Progress) -> None:
         nonlocal printed
         if progress.done == progress.total or time.monotonic() - printed >= LINE_EVERY_S:
             printed = time.monotonic()
-            print(f"{progress.done}/{progress.total} {progress}", file=sys.stderr, flush=True)
+            lines = [f"{progress.done}/{progress.total} {progress}"]
+            for each in progress.working:
+                lines.append(f"  {each.program} {strip_control_chars(format_activity(each))}")
+                if each.log not in logs:  # once, as it is the same until the program ends
+                    logs.add(each.log)
+                    lines.append(f"    log: {each.log}")
+            print("\n".join(lines), file=sys.stderr, flush=True)
 
     return on_progress
 

@@ -16,8 +16,8 @@ from prefect_dispatch.cli.commands import COMPLETE
 from prefect_dispatch.errors import JobError, first_problem
 from prefect_dispatch.executors.llm.local_model import SMOLLM2, has_smollm2
 from prefect_dispatch.processes.state_folder import state_folder
-from prefect_dispatch.reporting.progress import format_usd
-from prefect_dispatch.security.escaping import count_noun
+from prefect_dispatch.reporting.progress import format_activity, format_usd
+from prefect_dispatch.security.escaping import count_noun, strip_control_chars
 from prefect_dispatch.settings import settings
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ def _lines(job: Job, status: JobStatus) -> Iterator[str]:
     yield f"{status.done} of {status.total} done, {status.failed} failed, {status.skipped} skipped"
     budget = "" if status.budget_usd is None else f" of {format_usd(status.budget_usd)}"
     yield f"{count_noun(status.runs, 'run')}, {status.tokens} tokens, cost {format_usd(status.cost_usd)}{budget}"
+    for activity in status.working:
+        yield f"working: {strip_control_chars(format_activity(activity))}"
     for gap in status.gaps:
         yield f"no answer for {gap.brief}/{gap.item}: {gap.error}"
     yield f"folder: {job.folder}"

@@ -141,6 +141,7 @@ class BaseExecutor(ABC):
     Attributes:
         cancel_immediately: Whether unfinished work is useless: when a run is interrupted, its calls are cancelled at
             once, without a grace period.
+        runs_programs: Whether it answers by programs on this machine whose logs are in the state folder.
 
     Example:
         >>> class Shout(BaseExecutor):
@@ -155,6 +156,7 @@ class BaseExecutor(ABC):
     """
 
     cancel_immediately: ClassVar[bool] = False
+    runs_programs: ClassVar[bool] = False
 
     @staticmethod
     def of(executor: Executor) -> BaseExecutor:

@@ -38,14 +38,13 @@ from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.test_run import RUN
 from prefect_dispatch.processes.process_tree import get_watchdog
+from prefect_dispatch.processes.program_logs import new_log, quote_end
 from prefect_dispatch.processes.runner import Program, run
 from prefect_dispatch.processes.state_folder import (
     Variable,
     build_environment,
     lease,
-    new_log,
     private_folder,
-    quote_end,
     read_end,
     reap_periodically,
     require_passable,
@@ -307,7 +306,7 @@ async def run_command(shell: Shell, ask: Ask) -> Reply:
             idle_s=shell.idle_s,
             keep=MAX_KEPT_BYTES,
         )
-        log = new_log()
+        log = new_log("command")
         before = (
             await to_thread_shielded(stamp_files, command.report, place.folder) if place.workspace else FileStamps()
         )
@@ -377,6 +376,7 @@ class Shell(BaseExecutor, Strict):
     """
 
     cancel_immediately: ClassVar[bool] = True
+    runs_programs: ClassVar[bool] = True
 
     kind: Literal["shell"] = "shell"
     """Discriminator of the kinds of executors."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import math
 import os
 import re
@@ -402,7 +403,10 @@ _EDGE = re.compile(rb"[\s\"'](?=[^\s\"']*\Z)")
 
 
 class LogFile:
-    """Redacting log file of a program: complete lines are written at once, and lines of two streams never mix."""
+    """Redacting log file of a program: complete lines are written at once, and lines of two streams never mix.
+
+    It is locked until it is closed, or this process dies, so that readers know whether more follows.
+    """
 
     def __init__(self, path: Path) -> None:
         """Create the file, readable by its owner only.
@@ -413,6 +417,8 @@ class LogFile:
         """
         self._scrub = redactor()
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with suppress(OSError):  # not every file system has locks; the log is written all the same
+            fcntl.flock(self._file, fcntl.LOCK_EX)
         self._pending: dict[str, bytes] = {}
         self._size = 0
 

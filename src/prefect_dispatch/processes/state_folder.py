@@ -1,4 +1,4 @@
-"""The state folder: leases, environments and logs of programs, and the clean-up after processes that died.
+"""The state folder: leases and environments of programs, and the clean-up after processes that died.
 
 A lease is a temporary folder that is bound to the life of a process, and removed after it dies. The owner holds a lock
 of the operating system on a file for as long as it lives, so no process id has to be trusted. Lock files are created,
@@ -20,10 +20,9 @@ import stat
 import threading
 import time
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, takewhile
+from itertools import takewhile
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -82,6 +81,8 @@ LOG_RETENTION_DAYS = 7
 """Days after which a log is removed."""
 MAX_TOTAL_LOG_BYTES = 1_000_000_000
 """Most bytes of all logs together; beyond it the oldest ones are removed."""
+LOG_DESCRIPTION = ".json"
+"""Suffix of the file beside a log that describes what it belongs to (`program_logs`)."""
 
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 """The name of an environment variable."""
@@ -96,8 +97,6 @@ _log = logging.getLogger("prefect_dispatch")
 _clean_up_lock = threading.Lock()
 _next_clean_up: dict[str, float] = {}
 """Time of the next clean-up, by state folder."""
-_log_numbers = count()
-_new_logs: ContextVar[list[NewLog] | None] = ContextVar("prefect-dispatch-logs", default=None)
 
 
 def state_folder() -> Path:
@@ -354,61 +353,6 @@ def require_passable(names: Sequence[str]) -> None:
             raise JobError(f"pass_env: the environment variable {name!r} is not set here: set it, or leave it out.")
 
 
-@dataclass
-class NewLog:
-    """A new log file."""
-
-    path: Path
-    """Its path."""
-    end: str = ""
-    """The end of the output, if the program was ended and its error is to quote it."""
-
-
-def new_log() -> Path:
-    """Return the path for a new log; its name has digits only, so that errors with different logs compare as equal.
-
-    Raises:
-        JobError: If the state folder can't be used.
-    """
-    folder = private_folder(state_folder() / "logs" / time.strftime("%Y%m%d", time.gmtime()))
-    log = folder / f"{time.time_ns()}{next(_log_numbers):06}.log"
-    if (logs := _new_logs.get()) is not None:
-        logs.append(NewLog(log))
-    return log
-
-
-def quote_end(log: Path, most: int) -> None:
-    """Attach the end of a log to its entry in the list of `collect_logs`, for the error of the ended program.
-
-    Args:
-        log: The log.
-        most: Most bytes of the text.
-    """
-    for each in _new_logs.get() or ():
-        if each.path == log:
-            each.end = read_end(log, most)
-
-
-@contextmanager
-def collect_logs() -> Generator[list[NewLog], None, None]:
-    """Collect the logs that are created inside, so that code which ends the programs can name them.
-
-    Yields:
-        A list to which each new log is added.
-
-    Example:
-        >>> with collect_logs() as logs:
-        ...     logs == [NewLog(new_log())]
-        True
-    """
-    logs: list[NewLog] = []
-    token = _new_logs.set(logs)
-    try:
-        yield logs
-    finally:
-        _new_logs.reset(token)
-
-
 def read_end(log: Path, most: int) -> str:
     """Return the end of a log without trailing whitespace; empty if it can't be read.
 
@@ -444,3 +388,4 @@ def prune_logs() -> None:
         budget -= size
         if changed < oldest or budget < 0:
             log.unlink(missing_ok=True)
+            log.with_suffix(LOG_DESCRIPTION).unlink(missing_ok=True)

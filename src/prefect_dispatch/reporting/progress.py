@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prefect_dispatch.executors.live_view import Activity
 from prefect_dispatch.models.base import Frozen
 from prefect_dispatch.models.outcome import ItemState, Outcome, Usage
-from prefect_dispatch.security.escaping import shorten
+from prefect_dispatch.security.escaping import markdown_table, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,8 @@ class Progress(Frozen):
     """The last items that failed, each with its error; the latest is last."""
     note: str = ""
     """What the run waits for, where that is no answer, such as a worker; it stands in place of the time left."""
+    working: tuple[Activity, ...] = ()
+    """What each program that works for the run on this machine is doing, as far as it is known."""
 
     def plus(self, *outcomes: Outcome) -> Progress:
         """Return the progress after some more outcomes."""
@@ -112,6 +115,49 @@ def format_rate(count: int, seconds: float) -> str:
     """
     rate = count / seconds
     return f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min"
+
+
+def format_activity(activity: Activity) -> str:
+    """Return what a program is doing, on one line.
+
+    Example:
+        >>> about = {"brief": "hints", "item": "lexer", "program": "claude", "log": "1.log"}
+        >>> print(format_activity(Activity(**about, seconds=125, tokens=9000, cost_usd=0.1, step="$ pytest -q")))
+        hints/lexer: 2 min 5 s, 9000 tokens, cost $0.1000: $ pytest -q
+        >>> print(format_activity(Activity(**about, seconds=4)))
+        hints/lexer: 4 s
+    """
+    figures = [format_duration(activity.seconds)]
+    if activity.tokens:
+        figures.append(f"{activity.tokens} tokens")
+    if activity.cost_usd is not None:
+        figures.append(f"cost {_format_cost(activity)}")
+    step = f": {activity.step}" if activity.step else ""
+    return f"{activity.brief}/{activity.item}: {', '.join(figures)}{step}"
+
+
+def activity_table(working: Sequence[Activity]) -> str:
+    """Return what programs are doing as a Markdown table; empty if there are none."""
+    if not working:
+        return ""
+    header = ("item", "program", "time", "tokens", "cost", "last step", "log")
+    rows = [
+        (
+            f"{each.brief}/{each.item}",
+            each.program,
+            format_duration(each.seconds),
+            each.tokens,
+            "" if each.cost_usd is None else _format_cost(each),
+            each.step,
+            each.log,
+        )
+        for each in working
+    ]
+    return markdown_table(header, rows)
+
+
+def _format_cost(activity: Activity) -> str:
+    return ("about " if activity.is_estimated else "") + format_usd(activity.cost_usd)
 
 
 def format_usd(cost: float | None) -> str:

@@ -10,6 +10,8 @@ import pytest
 
 from prefect_dispatch.errors import BusyError, ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.coding.session import UNCHANGED
+from prefect_dispatch.executors.live_view import LogReader
+from prefect_dispatch.processes.program_logs import list_logs
 from tests.executors.coding.agent_server import Request, Turn
 from tests.executors.coding.fake_agents import BRIEF, KEY, asked, failed
 from tests.executors.coding.real_agents import below, ending, every_agent, real_agent
@@ -57,6 +59,20 @@ def test_work_that_is_done(name: str, repository: Repository, own: Path) -> None
     assert below(own) == []
     assert repository.git("status", "--porcelain") == ""
     assert all(KEY not in log.read_text() for log in (own / "logs").rglob("*.log"))
+
+
+@every_agent
+def test_a_log_that_is_read_along(name: str, repository: Repository, own: Path) -> None:
+    """What the agent said and wrote are steps of its log, which names the work that it is for."""
+    with real_agent(name, repository, writing) as (executor, _):
+        asked(executor, WRITES)
+    (log,) = list_logs()
+    assert (log.about.program, log.about.model, log.is_running) == (name, executor.model_id, False)
+    reader = LogReader(log)
+    steps = [str(step) for step in reader.read()]
+    assert "I write." in steps
+    assert any("new/b.py" in step for step in steps)
+    assert reader.describe().tokens == (0 if name == "mini" else 220)
 
 
 @every_agent

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 from prefect_dispatch.models.base import Strict
+from prefect_dispatch.security.escaping import shorten, strip_control_chars
+from prefect_dispatch.security.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from pydantic import JsonValue
 
@@ -23,6 +26,8 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 LONGEST_ARGUMENT = 100_000
 """Most bytes of one command-line argument; Linux allows 131,072."""
+MAX_STEP = 4_000
+"""Characters of the text of a step."""
 _DIGITS = 9
 """Most digits of an index in a JSON Pointer."""
 
@@ -139,6 +144,34 @@ class AgentReport:
     """The web pages that its tools returned or opened, each with `url` and, if it is known, `title`."""
 
 
+class Step(NamedTuple):
+    """One step of an agent that works, parsed from a line of its log."""
+
+    kind: Literal["message", "command", "edit", "tool"] = "message"
+    """What it does: it says something, runs a command, changes a file, or uses another tool."""
+    text: str = ""
+    """The message, the command, the path of the file, or the tool with its target; without control characters."""
+    tokens: Tokens | None = None
+    """The tokens so far of one call of its model, or of all its work. None: the step says nothing about them."""
+    cost_usd: float | None = None
+    """The cost of the same."""
+    call: str = ""
+    """The id of the model's call, whose tokens and cost count once; empty: they are those of all its work."""
+
+    def __str__(self) -> str:
+        """Return the step as a reader sees it.
+
+        Example:
+            >>> str(Step("command", "pytest -q")), str(Step("edit", "a.py")), str(Step(text="Done."))
+            ('$ pytest -q', 'edit a.py', 'Done.')
+        """
+        return {"command": "$ ", "edit": "edit "}.get(self.kind, "") + self.text
+
+
+StepParser = Callable[[str], "Step | None"]
+"""Parser of the lines of a log, which gets them one after another; None: a line is no step."""
+
+
 class NoParams(Strict):
     """No params: all settings of such an agent are in its arguments."""
 
@@ -172,6 +205,47 @@ class Adapter(ABC):
     @abstractmethod
     def parse(self, output: AgentOutput) -> AgentReport:
         """Parse its output; never raises."""
+
+    def create_step_parser(self) -> StepParser:
+        """Return a parser of its log while it works, which never raises. By default each line is a message."""
+        return parse_text_line
+
+
+def parse_text_line(line: str) -> Step | None:
+    r"""Return a line that is no event as a message; None if it is blank.
+
+    Example:
+        >>> parse_text_line("  1 passed\x1b[0m"), parse_text_line(" ")
+        (Step(kind='message', text='1 passed [0m', tokens=None, cost_usd=None, call=''), None)
+    """
+    text = clean_text(line)
+    return Step(text=text) if text else None
+
+
+def clean_text(text: str) -> str:
+    """Return a text of an agent for a reader: redacted, bounded, and without control characters except line breaks.
+
+    A log is redacted as it is written, but a secret in an event may be written there with escapes.
+    """
+    lines = (strip_control_chars(line) for line in redact(text).splitlines())
+    return shorten("\n".join(lines).strip(), MAX_STEP)
+
+
+def create_tool_step(tool: object, arguments: object, commands: Collection[str], edits: Collection[str]) -> Step:
+    """Return the step of a tool call.
+
+    Args:
+        tool: The name of the tool.
+        arguments: Its arguments.
+        commands: Names of the tools that run a command.
+        edits: Names of the tools that change a file.
+    """
+    if tool in commands:
+        return Step("command", clean_text(text_at(arguments, "/command")))
+    file = text_at(arguments, "/file_path") or text_at(arguments, "/filePath")
+    if tool in edits and file:
+        return Step("edit", clean_text(file))
+    return Step("tool", clean_text(describe_call(tool, arguments)))
 
 
 def drop_empty(entries: Mapping[_Key, _Value]) -> dict[_Key, _Value]:

@@ -17,12 +17,18 @@ from prefect_dispatch.executors.coding.adapter import (
     AgentReport,
     Launch,
     LaunchRequest,
+    Step,
+    StepParser,
     Tokens,
     as_list,
     build_options,
+    clean_text,
+    create_tool_step,
     describe_call,
     drop_empty,
     iter_json_objects,
+    parse_json,
+    parse_text_line,
     parse_tokens,
     parse_usd,
     sum_tokens,
@@ -55,6 +61,8 @@ _NO_SESSION = "No conversation found"
 _OK = 200
 """The HTTP status of a page that was fetched."""
 _SCHEMA = "error_max_structured_output_retries"
+_COMMANDS, _EDITS = ("Bash",), ("Edit", "Write", "NotebookEdit")
+"""The tools that run commands, and those that change files."""
 
 
 class ClaudeParams(Strict):
@@ -152,6 +160,33 @@ class Claude(Adapter):
             agent_version=version,
             pages=tuple(pages),
         )
+
+    def create_step_parser(self) -> StepParser:
+        """Return a parser of its log while it works."""
+        return _parse_step
+
+
+def _parse_step(line: str) -> Step | None:
+    """Parse a line of its log: a message of its model, with the tokens so far of that call, or the end."""
+    event = parse_json(line)
+    if not isinstance(event, dict):
+        return parse_text_line(line)
+    if event.get("type") == "result":  # the message of a success is that of the event before
+        words = text_at(event, "/result") if event.get("is_error") else ""
+        usage, cost = _tokens(event.get("modelUsage")), parse_usd(event.get("total_cost_usd"))
+        return Step(text=clean_text(words), tokens=usage, cost_usd=cost)
+    if event.get("type") != "assistant":
+        return None
+    message = event.get("message")
+    step = Step()
+    for block in as_list(value_at(message, "/content")):
+        if value_at(block, "/type") == "tool_use":
+            step = create_tool_step(value_at(block, "/name"), value_at(block, "/input"), _COMMANDS, _EDITS)
+        elif text := text_at(block, "/text") or text_at(block, "/thinking"):
+            step = Step(text=clean_text(text))
+    prompt = ("/input_tokens", "/cache_read_input_tokens", "/cache_creation_input_tokens")
+    tokens = parse_tokens(value_at(message, "/usage"), prompt, ("/output_tokens",), "/cache_read_input_tokens")
+    return step._replace(tokens=tokens, call=text_at(message, "/id") or line)
 
 
 def _pages(result: object) -> Iterator[dict[str, Any]]:

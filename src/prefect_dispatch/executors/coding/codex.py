@@ -14,9 +14,16 @@ from prefect_dispatch.executors.coding.adapter import (
     AgentReport,
     Launch,
     LaunchRequest,
+    Step,
+    StepParser,
+    Tokens,
+    as_list,
     build_options,
+    clean_text,
     drop_empty,
     iter_json_objects,
+    parse_json,
+    parse_text_line,
     parse_tokens,
     text_at,
     value_at,
@@ -159,9 +166,7 @@ class Codex(Adapter):
         return AgentReport(
             reports_success=done,
             text=output.files.get(self.output_files[0]) or text,
-            tokens=parse_tokens(usage, ("/input_tokens",), ("/output_tokens",), "/cached_input_tokens")
-            if has_usage
-            else None,
+            tokens=_tokens(usage) if has_usage else None,
             errors=(words,) if words else (),
             denials=tuple(denials),
             refusals=tuple(found["what"].replace("`", "") for found in _REFUSAL.finditer(output.stderr)),
@@ -171,3 +176,41 @@ class Codex(Adapter):
             session=session,
             pages=tuple(pages),
         )
+
+    def create_step_parser(self) -> StepParser:
+        """Return a parser of its log while it works; it reports tokens only at the end of its turn."""
+        return _parse_step
+
+
+def _parse_step(line: str) -> Step | None:
+    """Parse a line of its log: the start of a command, anything else when it is completed, or the end of its turn."""
+    event = parse_json(line)
+    if not isinstance(event, dict):
+        return parse_text_line(line)
+    kind = event.get("type")
+    if kind == "turn.completed":
+        return Step(tokens=_tokens(event.get("usage")))
+    if kind in ("turn.failed", "error"):
+        return Step(text=clean_text(text_at(event, "/error/message") or text_at(event, "/message")))
+    if kind in ("item.started", "item.completed"):
+        return _parse_item(event.get("item"), is_completed=kind == "item.completed")
+    return None
+
+
+def _parse_item(item: object, *, is_completed: bool) -> Step | None:
+    """Return the step of an item: a command when it is started, anything else when it is completed."""
+    kind = text_at(item, "/type")
+    if is_completed is (kind == "command_execution"):
+        return None
+    if kind == "command_execution":
+        return Step("command", clean_text(text_at(item, "/command")))
+    if kind == "file_change":
+        paths = (text_at(change, "/path") for change in as_list(value_at(item, "/changes")))
+        return Step("edit", clean_text(", ".join(paths)))
+    if kind in ("mcp_tool_call", "web_search"):
+        return Step("tool", clean_text(f"{kind} {text_at(item, '/tool') or text_at(item, '/query')}"))
+    return Step(text=clean_text(text_at(item, "/text") or text_at(item, "/message")))
+
+
+def _tokens(usage: object) -> Tokens:
+    return parse_tokens(usage, ("/input_tokens",), ("/output_tokens",), "/cached_input_tokens")

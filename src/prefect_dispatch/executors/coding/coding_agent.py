@@ -52,11 +52,11 @@ from prefect_dispatch.models.brief import Brief, Text
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.processes.process_tree import get_watchdog
+from prefect_dispatch.processes.program_logs import new_log
 from prefect_dispatch.processes.runner import Program, run
 from prefect_dispatch.processes.state_folder import (
     Variable,
     build_environment,
-    new_log,
     private_folder,
     reap_periodically,
     remove_tree,
@@ -186,6 +186,7 @@ class CodingAgent(BaseExecutor, Strict):
     """
 
     cancel_immediately: ClassVar[bool] = True
+    runs_programs: ClassVar[bool] = True
 
     kind: Literal["coding"] = "coding"
     """Discriminator of the kinds of executors."""
@@ -478,7 +479,7 @@ async def run_session(agent: CodingAgent, ask: Ask, conversation: Conversation) 
             if ask.change:
                 await workspace.apply(ask.change)
             # 2. Run the agent.
-            repo, log = Path(source.repo), new_log()
+            repo, log = Path(source.repo), new_log(adapter.name, model=agent.model_id)
             detector = await to_thread_shielded(
                 OutsideWriteDetector, repo, workspace.path, brief.writes, agent.executable
             )
@@ -529,7 +530,7 @@ async def run_session_without_repository(agent: CodingAgent, ask: Ask, conversat
     try:
         key = await resolve_key(agent)
         folder, env = await to_thread_shielded(_open_folder, conversation, agent)
-        log = new_log()
+        log = new_log(adapter.name, model=agent.model_id)
         ran, _, report, lost = await _run_agent(agent, folder, env, ask, key=key, log=log, conversation=conversation)
         spent = usage_of(report, agent.model_id)
         if failure := find_error(adapter.name, ran, report) or _find_question(agent, report, spent):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field, JsonValue
@@ -16,12 +17,18 @@ from prefect_dispatch.executors.coding.adapter import (
     AgentReport,
     Launch,
     LaunchRequest,
+    Step,
+    StepParser,
+    Tokens,
     as_list,
     build_options,
+    clean_text,
+    create_tool_step,
     describe_call,
     drop_empty,
     iter_json_objects,
     parse_json,
+    parse_text_line,
     parse_token_count,
     parse_tokens,
     parse_usd,
@@ -47,6 +54,8 @@ _DEFAULT_PERMISSIONS: Mapping[str, JsonValue] = {
 }
 _DENIAL_PHRASES = ("rejected permission", "permission rule", "prevents you from")
 _OVERFLOW = "ContextOverflowError"
+_COMMANDS, _EDITS = ("bash",), ("edit", "write", "patch")
+"""The tools of opencode that run commands, and those that change files."""
 ATTEMPTS = 3
 """How often mini calls its provider, with 4 seconds and more in between; a wrong key fails at once."""
 _STATUS = {
@@ -60,6 +69,8 @@ _STATUS = {
     "BadGatewayError": 502,
     "ServiceUnavailableError": 503,
 }
+_MAX_COMMAND_LINES = 100
+"""Lines of a command of mini that are shown."""
 _MAY_PASS = frozenset({"APIConnectionError", "APIError", "Timeout", "JSONDecodeError"})
 
 
@@ -157,9 +168,7 @@ class OpenCode(Adapter):
                 pages.append({"url": value_at(part, "/state/input/url")})
         words = text_at(error, "/data/message") or text_at(error, "/name")
         status = value_at(error, "/data/statusCode")
-        prompt, completion = ("/input", "/cache/read", "/cache/write"), ("/output", "/reasoning")
-        usages = (value_at(step, "/tokens") for step in steps)
-        total = sum_tokens(parse_tokens(usage, prompt, completion, "/cache/read") for usage in usages)
+        total = sum_tokens(map(_tokens_of_step, steps))
         return AgentReport(
             reports_success=bool(steps) and value_at(steps[-1], "/reason") == "stop" and error is None,
             text=text,
@@ -173,6 +182,34 @@ class OpenCode(Adapter):
             session=session,
             pages=tuple(pages),
         )
+
+    def create_step_parser(self) -> StepParser:
+        """Return a parser of its log while it works."""
+        return _parse_opencode_step
+
+
+def _parse_opencode_step(line: str) -> Step | None:
+    """Parse a line of opencode's log: a message, a tool call that has ended, or the end of a call of its model."""
+    event = parse_json(line)
+    if not isinstance(event, dict):
+        return parse_text_line(line)
+    kind, part = event.get("type"), event.get("part")
+    if kind == "text":
+        return Step(text=clean_text(text_at(part, "/text")))
+    if kind == "tool_use":
+        return create_tool_step(value_at(part, "/tool"), value_at(part, "/state/input"), _COMMANDS, _EDITS)
+    if kind == "step_finish":
+        cost = parse_usd(value_at(part, "/cost")) or None  # 0 for a model that isn't in its price table
+        return Step(tokens=_tokens_of_step(part), cost_usd=cost, call=text_at(part, "/id") or line)
+    if kind == "error":
+        return Step(text=clean_text(text_at(event, "/error/data/message") or text_at(event, "/error/name")))
+    return None
+
+
+def _tokens_of_step(step: object) -> Tokens:
+    """Return the tokens of one call of opencode's model."""
+    prompt, completion = ("/input", "/cache/read", "/cache/write"), ("/output", "/reasoning")
+    return parse_tokens(value_at(step, "/tokens"), prompt, completion, "/cache/read")
 
 
 class MiniParams(Strict):
@@ -266,6 +303,44 @@ class Mini(Adapter):
             is_transient=status in _MAY_PASS,
             agent_version=text_at(record, "/info/mini_version"),
         )
+
+    def create_step_parser(self) -> StepParser:
+        """Return a parser of its log while it works; it prints what its model says, and the cost so far."""
+        return _MiniStepParser()
+
+
+class _MiniStepParser:
+    """Parser of mini's log, which has a heading above each message: only those of its model are steps."""
+
+    _MODEL = re.compile(r"mini-swe-agent \(step \d{1,9}, \$(?P<usd>\d{1,9}(?:\.\d{1,9})?)\):")
+    _OTHER = re.compile(r"(?:System|User|Tool|Exit):")
+    _FENCE, _RULE = "```", "─"
+
+    def __init__(self) -> None:
+        """Begin above the first message of its model."""
+        self._is_step = False
+        self._command: list[str] | None = None
+
+    def __call__(self, line: str) -> Step | None:
+        """Parse a line: a heading, a line of a message, or the end of a command."""
+        line = line.rstrip()
+        if heading := self._MODEL.fullmatch(line):
+            self._is_step, self._command = True, None
+            return Step(cost_usd=float(heading["usd"]) or None)  # 0 for an unknown price, too
+        if not self._is_step:
+            return None
+        if line == self._FENCE:
+            if self._command is None:
+                self._command = []
+                return None
+            command, self._command = "\n".join(self._command), None
+            return Step("command", clean_text(command))
+        if self._command is not None:
+            self._command = [*self._command, line][:_MAX_COMMAND_LINES]
+            return None
+        if self._OTHER.fullmatch(line):
+            self._is_step = False
+        return parse_text_line(line.lstrip(self._RULE)) if self._is_step else None
 
 
 def key_variable(model: str) -> str:

@@ -20,8 +20,9 @@ from prefect_dispatch.executors.command_checks import item_environment, stdin_by
 from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.processes.program_logs import new_log
 from prefect_dispatch.processes.runner import Program, run
-from prefect_dispatch.processes.state_folder import Lease, lease, new_log
+from prefect_dispatch.processes.state_folder import Lease, lease
 from prefect_dispatch.workspaces.git import Git, GitError, ObjectStore, create_with_alternates, with_work_tree
 from prefect_dispatch.workspaces.patches import display_path, summarize_paths
 
@@ -290,12 +291,12 @@ async def run_acceptance_command(command: Command, item: Item, workspace: OpenWo
         cwd=workspace.path,
         stdin=stdin_bytes(item) if command.stdin else b"",
     )
-    ran = await run(program, log=new_log())
+    ran = await run(program, log=new_log("acceptance command"))
     for pause_s in PAUSES_S:
         if ran.exit not in command.retry or ran.exit in command.ok:
             break
         await asyncio.sleep(pause_s)
-        ran = await run(program, log=new_log())
+        ran = await run(program, log=new_log("acceptance command"))
     if ran.exit in command.ok:
         return ""
     status, output = ran.describe(FEEDBACK_BYTES)
