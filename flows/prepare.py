@@ -26,7 +26,7 @@ from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob, qu
 from prefect_dispatch.integrators.base import AskingIntegrator, BaseIntegrator
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
-from prefect_dispatch.integrators.merge_records.schema_conformance import require_check_fields
+from prefect_dispatch.integrators.merge_records.schema_conformance import require_cascade_fields, require_check_fields
 from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.brief import Brief, resolve_user_code
 from prefect_dispatch.models.limits import Limits
@@ -118,6 +118,13 @@ def prepare(spec: JobSpec) -> PreparedJob:
     BaseExecutor.of(executor).require_supported(bound)
     require_variety(bound, executor)
     require_batches(bound, executor)
+    if cascade := BaseExecutor.of(executor).cascade_options:
+        require_cascade_fields(bound, cascade)
+        if cascade.learn and limits.pilot:
+            raise JobError(
+                "executor.cascade.learn and limits.pilot both ask a sample first; leave one of them out: "
+                "'learn' shows no bill, and a pilot learns no rule."
+            )
     for chosen in (executor_for(brief, executor) for brief in bound):
         if isinstance(chosen, LLM):
             chosen.require_providers()
@@ -215,6 +222,8 @@ def require_known_models(integrator: AnyMerger, folder: Path) -> None:
         JobError: If not; the message names the field.
     """
     for where, llm in _query_models(integrator):
+        if llm.cascade:
+            raise JobError(f"{where}.cascade: the integrator's own queries have one model; leave the cascade out.")
         apply_block(llm, where)
         try:
             llm.require_available()
@@ -393,7 +402,8 @@ def build_plan(job: PreparedJob, stored: StoredAnswers) -> Plan:
     from prefect_dispatch.tasks.plan import budget_note, estimate, pilot_note, with_notes  # noqa: PLC0415 -- imports Prefect
 
     work = estimate(job.work, job.executor, job.limits, stored, again=job.again)
-    total = add_query_cost(work, job.integrator, job.briefs, job.executor)
+    alone = BaseExecutor.of(job.executor).without_cascade
+    total = add_query_cost(work, job.integrator, job.briefs, alone)
     result = with_notes(total, job.executor, job.limits)
     unanswered = [group[0] for name, group in group_equal_work(job.work).items() if name not in stored.answers]
     notes = [pilot_note(len(unanswered), job.limits), budget_note(unanswered, job.executor, job.limits)]

@@ -10,7 +10,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeFloat, field_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.errors import (
     ExecutorError,
@@ -20,7 +21,7 @@ from prefect_dispatch.errors import (
     TerminalError,
     TransientError,
 )
-from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
+from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply, require_no_command
 from prefect_dispatch.executors.block_references import (
     Credentials,
     credentials,
@@ -29,6 +30,13 @@ from prefect_dispatch.executors.block_references import (
     missing_key_variables,
     name_block_in_failure,
     require_matching_provider,
+)
+from prefect_dispatch.executors.llm.cascade import (
+    Cascade,
+    cheap_tier,
+    contradiction_of,
+    from_pair,
+    own_model_problem,
 )
 from prefect_dispatch.executors.llm.direct_calls import post_chat_completion, supports_direct_http
 from prefect_dispatch.executors.llm.hosted_providers import ask_provider, find_route
@@ -79,10 +87,11 @@ from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.serialization.json_text import digest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
     from pydantic import JsonValue
+    from typing_extensions import Self
 
     from prefect_dispatch.executors.llm.messages import Message
 
@@ -132,6 +141,19 @@ class LLM(BaseExecutor, Strict):
     """`batch`: a run first sends its requests to the provider in one file, for about half the price, within a day."""
     rounds: int = Field(default=1, ge=1, le=10, title="Batches in a row")
     """Number of batches, the first included, for requests that fail, before they are sent live."""
+    cascade: Cascade | None = None
+    """A cheap model that is asked first; `model` is then asked only where that one's answers don't suffice."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_a_pair(cls, data: object) -> object:
+        return from_pair(data)
+
+    @model_validator(mode="after")
+    def _fits_its_cascade(self) -> Self:
+        if self.cascade and (problem := contradiction_of(self, self.cascade)):
+            raise PydanticCustomError("cascade", "{problem}", {"problem": problem})
+        return self
 
     @field_validator("api_base")
     @classmethod
@@ -147,7 +169,17 @@ class LLM(BaseExecutor, Strict):
     @property
     def models(self) -> tuple[str, ...]:
         """The models in the order in which they are asked."""
-        return (self.model, *self.fallbacks)
+        return (*((self.cascade.cheap,) if self.cascade else ()), self.model, *self.fallbacks)
+
+    @property
+    def cascade_options(self) -> Cascade | None:
+        """The options of the cascade, if there is one: its cheap model is the first of the fallback chain."""
+        return self.cascade
+
+    @property
+    def without_cascade(self) -> LLM:
+        """This executor with the strong model and its fallbacks alone."""
+        return self.model_copy(update={"cascade": None})
 
     @property
     def fingerprint(self) -> str:
@@ -165,6 +197,7 @@ class LLM(BaseExecutor, Strict):
                 "local": LOCAL_PARAMS if any(map(is_local, self.models)) else None,
                 **({} if self.structured_output == "auto" else {"structured_output": self.structured_output}),
                 **({"web_search": True} if self.web_search else {}),
+                **({"cascade": self.cascade.identity(self.fallback_chain[0])} if self.cascade else {}),
             }
         )
 
@@ -185,10 +218,10 @@ class LLM(BaseExecutor, Strict):
 
         The address is kept for a model of the same provider; prices never are.
         """
-        if model == self.model and not self.fallbacks:
+        if model == self.model and not self.fallbacks and not self.cascade:
             return self
         price = self.usd_per_million if model == self.model else None
-        return self._with_single_model(model).model_copy(update={"usd_per_million": price})
+        return self.with_single_model(model).model_copy(update={"usd_per_million": price})
 
     def resolve_paths(self, folder: Path) -> LLM:
         """Return this executor with absolute paths of local models, and with the address and price of its block.
@@ -199,8 +232,17 @@ class LLM(BaseExecutor, Strict):
         Raises:
             JobError: If there is no such block, or it isn't for this model.
         """
-        first, *others = [resolve_model_path(model, folder) if is_local(model) else model for model in self.models]
-        return apply_block(self.model_copy(update={"model": first, "fallbacks": tuple(others)}))
+        first, *others = [
+            resolve_model_path(model, folder) if is_local(model) else model for model in (self.model, *self.fallbacks)
+        ]
+        resolved = apply_block(self.model_copy(update={"model": first, "fallbacks": tuple(others)}))
+        if (asking := resolved.cascade) is None:
+            return resolved
+        if is_local(asking.cheap):
+            asking = asking.model_copy(update={"cheap": resolve_model_path(asking.cheap, folder)})
+        cheap = apply_block(cheap_tier(resolved, asking), "executor.cascade")
+        its = {name: getattr(cheap, name) for name in ("api_base", "credentials", "usd_per_million")}
+        return resolved.model_copy(update={"cascade": asking.model_copy(update=its)})
 
     async def warm_up(self) -> None:
         """Load litellm and local models; a model that can't be served is reported by the first call."""
@@ -211,15 +253,17 @@ class LLM(BaseExecutor, Strict):
 
     @property
     def fallback_chain(self) -> tuple[LLM, ...]:
-        """The fallback chain: this model alone, then each fallback."""
-        return tuple(self._with_single_model(model) for model in self.models) if self.fallbacks else (self,)
+        """The fallback chain: the cheap model of a cascade, this model alone, then each fallback."""
+        first = (cheap_tier(self, self.cascade),) if self.cascade else ()
+        alone = (self.with_single_model(model) for model in (self.model, *self.fallbacks))
+        return (*first, *alone) if first or self.fallbacks else (self,)
 
     @property
     def batch_variant(self) -> LLM:
         """This model alone, with the price of a batch: half of the stated price, else by litellm's table."""
         stated, listed = self.usd_per_million, listed_batch_price(self.model)
         price = (stated[0] / 2, stated[1] / 2) if stated else listed and (listed[0] * 1e6, listed[1] * 1e6)
-        return self._with_single_model(self.model).model_copy(update={"usd_per_million": price, "mode": "live"})
+        return self.with_single_model(self.model).model_copy(update={"usd_per_million": price, "mode": "live"})
 
     @property
     def name(self) -> str:
@@ -379,6 +423,16 @@ class LLM(BaseExecutor, Strict):
                     "'web_search_options' in params instead."
                 )
 
+    def require_supported(self, briefs: Sequence[Brief]) -> None:
+        """Check that no brief has a command, and none a model of its own beside a cascade.
+
+        Raises:
+            JobError: If one has; the message says what to change.
+        """
+        require_no_command(briefs, type(self).__name__)
+        if self.cascade and (problem := own_model_problem(self.cascade, briefs)):
+            raise JobError(problem)
+
     def count_tokens(self, brief: Brief, item: Item) -> int:
         """Return the estimated number of tokens of a prompt, without sending anything.
 
@@ -464,11 +518,11 @@ class LLM(BaseExecutor, Strict):
         caps = [cap for name in ANSWER_LIMIT_PARAMS if isinstance(cap := params.get(name), int) and cap > 0]
         return max(caps) if caps else SLOT_TOKENS if local else listed_tokens(self.model, "output")
 
-    def _with_single_model(self, model: str) -> LLM:
-        """Return this executor with one model and no fallbacks; address and key are only kept for its provider."""
+    def with_single_model(self, model: str) -> LLM:
+        """Return this executor with one model, no fallbacks and no cascade; address and key only for its provider."""
         same_provider = model.partition("/")[0] == self.model.partition("/")[0]
         other_provider = {} if same_provider else {"api_base": None, "credentials": None}
-        return self.model_copy(update={"model": model, "fallbacks": (), **other_provider})
+        return self.model_copy(update={"model": model, "fallbacks": (), "cascade": None, **other_provider})
 
     async def _call_target(self) -> dict[str, Any]:
         """Return the arguments of a call that name the model, its address and its key."""
