@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.calls.budget import require_enforceable_limits
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_samples, require_variety
+from prefect_dispatch.executors.block_references import apply_block, require_key
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.command_checks import require_item_variables
-from prefect_dispatch.executors.llm.llm import LLM, apply_block, require_key
+from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.local_model import model_file, resolve_model_path
 from prefect_dispatch.executors.llm.messages import is_local
 from prefect_dispatch.executors.registry import default_executor

@@ -24,12 +24,10 @@ from prefect_dispatch.errors import (
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply, require_no_command
 from prefect_dispatch.executors.block_references import (
     Credentials,
-    credentials,
-    load_credentials,
+    apply_block,
     load_key,
     missing_key_variables,
     name_block_in_failure,
-    require_matching_provider,
 )
 from prefect_dispatch.executors.llm.cascade import (
     Cascade,
@@ -625,46 +623,6 @@ def _stream_error(message: str, kind: str) -> TransientError:
 
 def _unknown_model(model: str) -> JobError:
     return JobError(f"Model {model!r} is unknown to litellm: name it as provider/model.")
-
-
-def apply_block(llm: LLM, where: str = "executor") -> LLM:
-    """Return an executor with the address and the price of its block; the key stays in the block.
-
-    Args:
-        llm: The executor.
-        where: Its path in the job, for messages.
-
-    Raises:
-        JobError: If there is no such block, or it isn't for the executor's model.
-    """
-    if llm.credentials is None or is_local(llm.model):
-        return llm
-    block = load_credentials(llm.credentials, f"{where}.credentials")
-    require_matching_provider(block.model, llm.model, llm.credentials, where)
-    stated = block.price if block.model in ("", llm.model) and not llm.fallbacks else None
-    more = {"api_base": llm.api_base or block.api_base or None, "usd_per_million": llm.usd_per_million or stated}
-    return llm.model_copy(update=more)
-
-
-def require_key(llm: LLM, where: str) -> None:
-    """Check that there is a key for a model, in its block or in the environment of this process.
-
-    Args:
-        llm: The executor, with its block's address.
-        where: Its path in the job, for messages.
-
-    Raises:
-        JobError: If there is certainly none.
-    """
-    block = f"neither the block {llm.credentials!r} nor " if llm.credentials else ""
-    if is_local(llm.model) or llm.api_base or (llm.credentials and credentials(llm.credentials).arguments):
-        return
-    if missing := missing_key_variables(llm.model):
-        has = "has" if block else "has no"
-        raise JobError(
-            f"{where}: there is no key for {llm.model!r}: {block}the environment of this run {has} {missing}. Set it "
-            f"there, name a block under '{where}.credentials' that has a key, or ask a model whose key is known."
-        )
 
 
 MIN_PREFIX_TOKENS = 1024
