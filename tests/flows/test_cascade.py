@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from pydantic import BaseModel, model_validator
 
-from prefect_dispatch import LLM, Brief, Cascade, Limits, Tournament, dispatch, plan
-from prefect_dispatch.calls.attempt import run_attempt
+from prefect_dispatch import LLM, Brief, Cascade, Limits, Reply, Tournament, dispatch, plan
+from prefect_dispatch.calls.attempt import Checkpoint, run_attempt
+from prefect_dispatch.calls.cheap_answers import ask_cheap_model
 from prefect_dispatch.cli.commands import UNUSABLE, main
-from prefect_dispatch.errors import DispatchFailed, JobError, TerminalError
+from prefect_dispatch.errors import BudgetError, DispatchFailed, JobError, TerminalError
 from prefect_dispatch.executors.llm.cascade import Learn
 from prefect_dispatch.flows.analyze_files import FORM, AgentReader
 from prefect_dispatch.flows.runtime.form_fields import AnswerField
@@ -492,3 +494,62 @@ def test_a_local_cheap_model_and_one_of_another_provider_have_their_own_address(
         assert (cheap.api_base, strong.api_base) == (address, "http://127.0.0.1:1/v1")
     assert cheap.model == f"local/{tmp_path / 'small.gguf'}"
     assert Learn().least_items == 59
+
+
+class Recovered(Checkpoint):
+    """Checkpoint of a run that died after both samples of the cheap model."""
+
+    def recovered_replies(self, tier: int) -> list[Reply]:
+        """Return an answer for the first position, and for that of the second sample."""
+        value: Any = {"verdict": "yes"}
+        return [Reply(value=value, model=CHEAP)] if tier in {0, 2} else []
+
+
+def test_samples_of_a_run_that_died_are_not_asked_again() -> None:
+    """The replies of both samples are told apart in the checkpoint, and answer even without any budget."""
+    attempt = run_attempt(
+        llm(samples=2), VERDICT, Item(key="a", value="a"), limits=Limits(budget_requests=0), checkpoint=Recovered()
+    )
+    answer = asyncio.run(attempt)
+    assert (answer.model, reasons_of(answer)) == (CHEAP, "two samples agree")
+
+
+class Broken(BaseModel):
+    """Output whose own validation is broken."""
+
+    verdict: str
+
+    @model_validator(mode="after")
+    def _fail(self) -> Broken:
+        raise RuntimeError("a mistake of the user's")
+
+
+def test_a_broken_validator_is_not_asked_of_the_strong_model_as_well(serve: Callable[[Say], Bill]) -> None:
+    """It would be broken there, too."""
+    bill = serve(yes)
+    brief = Brief(name="broken", instructions="Judge.", output=Broken)
+    with pytest.raises(TerminalError, match="a mistake of the user's"):
+        asyncio.run(run_attempt(llm(), brief, Item(key="a", value="a"), limits=Limits()))
+    assert bill.calls == {"cheap": 1}
+
+
+def test_a_budget_that_ends_before_the_second_sample_ends_the_attempt() -> None:
+    """The strong model costs more, so it is not asked in its place."""
+
+    async def ask(sample: int) -> Any:  # noqa: ANN401 -- a valid answer
+        if sample:
+            raise BudgetError("limits.budget_usd is 1 USD")
+        return {"verdict": "yes"}, Reply(value={"verdict": "yes"})
+
+    cascade = Cascade(cheap=CHEAP, samples=2)
+    with pytest.raises(BudgetError):
+        asyncio.run(ask_cheap_model(cascade, cascade.current_rule, ask))
+
+
+def test_texts_agree_if_they_are_the_same() -> None:
+    """So do answers that are no objects; the name of a field that an answer has chosen is cut off."""
+    cascade = Cascade(cheap=CHEAP, samples=2)
+    assert cascade.difference("yes", "yes") is None
+    assert cascade.difference("yes", "no") == "in what they say"
+    assert cascade.difference([1], [1.0]) is None
+    assert len(cascade.difference({"x" * 999: 1}, {}) or "") < 80

@@ -17,6 +17,7 @@ from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Text
 from prefect_dispatch.models.cascade_decision import CascadeRule
 from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.security.escaping import shorten
 from prefect_dispatch.serialization.json_values import content_text, get_at
 
 if TYPE_CHECKING:
@@ -183,10 +184,12 @@ class Cascade(Strict):
             named = zip(*_fields_of(one, other), strict=True)
         for name, (left, right) in named:
             if name != self.confidence and content_text(left) != content_text(right):
-                return f"in {name!r}" if name else "in what they say"
+                return f"in {shorten(name, MAX_NAME)!r}" if name else "in what they say"
         return None
 
 
+MAX_NAME = 60
+"""Characters of a field's name in a reason, at most: an answer may choose it."""
 CONFIDENCE_STEPS = 20
 """Number of steps in which a lowest confidence is learned: by 0.05."""
 
