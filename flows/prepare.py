@@ -121,6 +121,8 @@ def prepare(spec: JobSpec) -> PreparedJob:
     require_batches(bound, executor)
     if cascade := BaseExecutor.of(executor).cascade_options:
         require_cascade_fields(bound, cascade)
+        if cascade.rule:
+            raise JobError("executor.cascade.rule is what a run learns by 'learn'; leave it out.")
         if cascade.learn and limits.pilot:
             raise JobError(
                 "executor.cascade.learn and limits.pilot both ask a sample first; leave one of them out: "

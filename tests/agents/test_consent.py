@@ -83,6 +83,29 @@ def test_a_job_within_the_policy(root: Path, policy: Policy) -> None:
         ({"executor": {**LLM_JOB, "credentials": "mine"}}, {"executor.credentials": ""}),
         ({"executor": {**LLM_JOB, "usd_per_million": [0, 0]}}, {"executor.usd_per_million": ""}),
         ({"executor": {**LLM_JOB, "params": {"proxy": "x"}}}, {"executor.params.proxy": ""}),
+        (
+            {"executor": {**LLM_JOB, "cascade": {"cheap": "openai/o3", "api_base": "http://evil.example/v1"}}},
+            {"executor.cascade.cheap": "--models openai/o3", "executor.cascade.api_base": ""},
+        ),
+        (
+            {
+                "executor": {
+                    **LLM_JOB,
+                    "cascade": {
+                        "cheap": "openai/o3",
+                        "credentials": "mine",
+                        "usd_per_million": [0, 0],
+                        "params": {"proxy": "x"},
+                    },
+                }
+            },
+            {
+                "executor.cascade.cheap": "--models openai/o3",
+                "executor.cascade.credentials": "",
+                "executor.cascade.usd_per_million": "",
+                "executor.cascade.params.proxy": "",
+            },
+        ),
         ({"executor": {**LLM_JOB, "params": {"api base\n": 1}}}, {"executor.params.api?base?": ""}),
         ({"briefs": {**BRIEF, "output": "mine:Answer"}}, {"briefs[0].output": "--allow python"}),
         (

@@ -371,6 +371,7 @@ def test_a_budget_is_kept_and_no_sample_is_paid_for_that_the_strong_model_can_no
         ({"cheap": CHEAP, "learn": {"target": 1}}, {}, "target"),
         ({"cheap": CHEAP, "usd_per_million": [-1, 1]}, {}, "usd_per_million"),
         ({"cheap": CHEAP, "sampels": 2}, {}, "did you mean 'samples'?"),
+        ({"cheap": CHEAP, "rule": {"accept": "valid"}}, {}, "executor.cascade.rule is what a run learns"),
         ({"cheap": "nobody/cheap"}, {}, "'nobody/cheap' is unknown to litellm"),
         ({"cheap": CHEAP, "samples": 2, "compare": ["verdct"]}, {}, "executor.cascade.compare: field 'verdct'"),
         ({"cheap": CHEAP, "min_confidence": 0.5, "confidence": "x"}, {}, "executor.cascade.confidence: field 'x'"),
