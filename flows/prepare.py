@@ -119,15 +119,7 @@ def prepare(spec: JobSpec) -> PreparedJob:
     BaseExecutor.of(executor).require_supported(bound)
     require_variety(bound, executor)
     require_batches(bound, executor)
-    if cascade := BaseExecutor.of(executor).cascade_options:
-        require_cascade_fields(bound, cascade)
-        if cascade.rule:
-            raise JobError("executor.cascade.rule is what a run learns by 'learn'; leave it out.")
-        if cascade.learn and limits.pilot:
-            raise JobError(
-                "executor.cascade.learn and limits.pilot both ask a sample first; leave one of them out: "
-                "'learn' shows no bill, and a pilot learns no rule."
-            )
+    require_cascade(bound, executor, limits)
     for chosen in (executor_for(brief, executor) for brief in bound):
         if isinstance(chosen, LLM):
             chosen.require_providers()
@@ -188,6 +180,25 @@ def require_separate_checkouts(spec: JobSpec, briefs: Iterable[Brief], executor:
     if first and (spec.fan_out or spec.task_runner):
         key = "fan_out" if spec.fan_out else "task_runner"
         raise JobError(f"{what}, and what it starts from is made in the process of the run; leave {key!r} out.")
+
+
+def require_cascade(briefs: Sequence[Brief], executor: Executor, limits: Limits) -> None:
+    """Check that a cascade, if there is one, fits the briefs and limits of its job.
+
+    Raises:
+        JobError: If not; the message names the key.
+    """
+    cascade = BaseExecutor.of(executor).cascade_options
+    if cascade is None:
+        return
+    require_cascade_fields(briefs, cascade)
+    if cascade.rule:
+        raise JobError("executor.cascade.rule is what a run learns by 'learn'; leave it out.")
+    if cascade.learn and limits.pilot:
+        raise JobError(
+            "executor.cascade.learn and limits.pilot both ask a sample first; leave one of them out: 'learn' shows no "
+            "bill, and a pilot learns no rule."
+        )
 
 
 def require_batches(briefs: Iterable[Brief], executor: Executor) -> None:
