@@ -15,7 +15,7 @@ from pydantic import BaseModel, model_validator
 from prefect_dispatch import LLM, Brief, Cascade, Limits, Reply, Tournament, dispatch, plan
 from prefect_dispatch.calls.attempt import Checkpoint, run_attempt
 from prefect_dispatch.calls.cheap_answers import ask_cheap_model
-from prefect_dispatch.cli.commands import UNUSABLE, main
+from prefect_dispatch.cli.commands import COMPLETE, UNUSABLE, main
 from prefect_dispatch.errors import BudgetError, DispatchFailed, JobError, TerminalError
 from prefect_dispatch.executors.llm.cascade import Learn
 from prefect_dispatch.flows.analyze_files import FORM, AgentReader
@@ -329,6 +329,20 @@ def test_a_run_that_was_ended_while_it_learned_goes_on_with_the_same_sample(serv
     assert len(answered_before) >= 30
     assert sum("both models" in reason for reason in reasons(report)) == 60
     assert report.usage.cached == len(answered_before)
+
+
+def test_a_pair_of_models_is_the_short_form(serve: Callable[[Say], Bill], tmp_path: Path) -> None:
+    """Cheap and strong, in this order."""
+    bill = serve(lambda model, item, _n: {"verdict": "yes"} if model == "strong" or item == "easy" else {})
+    job = {
+        "briefs": [VERDICT.model_dump(mode="json", include={"name", "instructions", "output"})],
+        "items": ["easy", "hard"],
+        "executor": {"cascade": [CHEAP, STRONG]},
+        "limits": {"reasks": 0},
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
+    assert main(["run", str(tmp_path / "job.yaml")]) == COMPLETE
+    assert bill.calls == {"cheap": 2, "strong": 1}
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.0005, 0.002, 0.004])

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import cascade as simulation
-from prefect_dispatch import Cascade, Item
+from prefect_dispatch import LLM, Cascade, Item, Outcome, Reply
 from prefect_dispatch.executors.llm.cascade import Learn
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.cascade_decision import CascadeDecision, CascadeRule, CascadeSignals
 from prefect_dispatch.models.outcome import Attempt, CascadeAttempt, Usage
 from prefect_dispatch.tasks.cascade_learning import (
     ComparedItem,
+    cascade_table,
     choose_sample,
     compared_items,
     learn_rule,
@@ -135,8 +136,32 @@ def test_the_saving_counts_every_attempt_and_is_unknown_without_a_price() -> Non
 
 def test_an_executor_without_a_cascade_has_no_rule() -> None:
     """It stays as it is."""
-    executor = ScriptedExecutor(lambda _: None)  # type: ignore[arg-type, return-value]  # never asked
+    executor = ScriptedExecutor(lambda _: Reply(value=1))
     assert with_rule(executor, CascadeRule()) is executor
+    assert cascade_table([], executor) is None
+
+
+def test_full_agreement_lets_every_valid_answer_count() -> None:
+    """The loosest rule needs no second sample."""
+    compared = [ComparedItem(CascadeSignals(agrees=n % 2 == 0), matches=True) for n in range(60)]
+    learned = learn_rule(compared, Cascade(cheap="openai/cheap", samples=2, learn=LEARN), LEARN)
+    assert (learned.rule, learned.misses, learned.accepted) == (CascadeRule(accept="valid"), 0, 60)
+
+
+def test_a_table_without_prices_to_compare_names_no_saving() -> None:
+    """Models that cost nothing save nothing; an answer that was joined of parts is in no row."""
+    executor = LLM(model="openai/strong", cascade=Cascade(cheap="openai/cheap"))
+    free = attempt(0.0, 0.0, is_cheap=False)
+    parts = attempt(0.0, 0.0, is_cheap=True, part="1")
+    outcomes = [
+        Outcome(brief="b", item=item, status="succeeded", model="openai/strong", attempts=(each,), fingerprint=item)
+        for item, each in (("a", free), ("b", parts))
+    ]
+    table = cascade_table(outcomes, executor)
+    assert table is not None
+    assert table.rows == ({"model": "openai/strong", "answers": 1, "why": "two samples of the cheap model differ"},)
+    assert "Cost" not in table.note
+    assert "saving" not in table.note
 
 
 def test_the_simulated_cascade_keeps_its_target_at_about_half_the_cost() -> None:
