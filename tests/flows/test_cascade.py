@@ -6,13 +6,14 @@ import asyncio
 import json
 import re
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from pydantic import BaseModel, model_validator
 
-from prefect_dispatch import LLM, Brief, Cascade, Limits, Reply, Tournament, dispatch, plan
+from prefect_dispatch import LLM, Brief, Cascade, Limits, LLMCredentials, Reply, Tournament, dispatch, plan
 from prefect_dispatch.calls.attempt import Checkpoint, run_attempt
 from prefect_dispatch.calls.cheap_answers import ask_cheap_model
 from prefect_dispatch.cli.commands import COMPLETE, UNUSABLE, main
@@ -28,7 +29,6 @@ from tests.openai_server import Behaviour, document, failure, openai_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
     from prefect_dispatch import Report
 
@@ -384,6 +384,7 @@ def test_a_budget_is_kept_and_no_sample_is_paid_for_that_the_strong_model_can_no
         ({"cheap": CHEAP, "learn": {"items": 58}}, {}, "takes at least 59"),
         ({"cheap": CHEAP, "learn": {"target": 1}}, {}, "target"),
         ({"cheap": CHEAP, "usd_per_million": [-1, 1]}, {}, "usd_per_million"),
+        ({"cheap": CHEAP, "api_base": "http://key@127.0.0.1/v1"}, {}, "api_base"),
         ({"cheap": CHEAP, "sampels": 2}, {}, "did you mean 'samples'?"),
         ({"cheap": CHEAP, "rule": {"accept": "valid"}}, {}, "executor.cascade.rule is what a run learns"),
         ({"cheap": "nobody/cheap"}, {}, "'nobody/cheap' is unknown to litellm"),
@@ -568,3 +569,16 @@ def test_texts_agree_if_they_are_the_same() -> None:
     assert cascade.difference("yes", "no") == "in what they say"
     assert cascade.difference([1], [1.0]) is None
     assert len(cascade.difference({"x" * 999: 1}, {}) or "") < 80
+
+
+def test_a_key_that_both_models_share_brings_no_price_for_the_cheap_one() -> None:
+    """The price of a block is the strong model's; a block of the cheap model's own brings its price."""
+    price = {"usd_per_million_sent": 20, "usd_per_million_received": 20}
+    LLMCredentials.model_validate({"api_key": "sk-strong", **price}).save("of-both")
+    LLMCredentials.model_validate({"api_key": "sk-cheap", **dict.fromkeys(price, 1)}).save("of-the-cheap")
+    base: dict[str, Any] = {"model": STRONG, "credentials": "of-both"}
+    for own, expected in [(None, None), ("of-the-cheap", (1, 1))]:
+        cascade = {"cheap": CHEAP, "credentials": own}
+        cheap, strong = LLM.model_validate({**base, "cascade": cascade}).resolve_paths(Path()).fallback_chain
+        assert (cheap.usd_per_million, strong.usd_per_million) == (expected, (20, 20))
+        assert cheap.credentials == (own or "of-both")

@@ -12,8 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.errors import TerminalError
 from prefect_dispatch.executors.block_references import Credentials
-from prefect_dispatch.executors.llm.messages import Params
-from prefect_dispatch.models.base import Strict
+from prefect_dispatch.executors.llm.messages import Address, Params
+from prefect_dispatch.models.base import NoneFirst, Strict
 from prefect_dispatch.models.brief import Text
 from prefect_dispatch.models.cascade_decision import CascadeRule
 from prefect_dispatch.models.outcome import Usage
@@ -86,13 +86,15 @@ class Cascade(Strict):
     """`2`: the cheap model is asked twice, and the strong one where the answers differ."""
     compare: tuple[Path, ...] = ()
     """The fields of an answer that are compared; where an answer has prose, those without it. Empty: all of it."""
-    confidence: Path | None = None
+    confidence: Annotated[Path, Field(title="Field")] | None = None
     """The field of an answer in which the model states its confidence, a number from 0 to 1."""
-    min_confidence: float | None = Field(default=None, ge=0, le=1, strict=True, title="Lowest confidence")
+    min_confidence: Annotated[float, Field(title="Number", ge=0, le=1, strict=True)] | None = Field(
+        default=None, title="Lowest confidence"
+    )
     """The confidence below which the strong model is asked."""
-    learn: Learn | None = None
+    learn: Annotated[Learn | None, NoneFirst()] = None
     """Learn from items that both models answer which conditions are needed. None: the conditions are those above."""
-    api_base: str | None = Field(default=None, title="API base")
+    api_base: Address | None = Field(default=None, title="API base")
     """The address of the cheap model's server. None: that of the strong one, if it is of the same provider."""
     credentials: Credentials | None = None
     """The block with the cheap model's key. None: that of the strong one, if it is of the same provider."""

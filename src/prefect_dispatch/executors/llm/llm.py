@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeFloat, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.errors import (
@@ -65,6 +65,7 @@ from prefect_dispatch.executors.llm.messages import (
     OBJECT_METHODS,
     PROMPT,
     REFUSAL_KINDS,
+    Address,
     Method,
     Params,
     StructuredOutput,
@@ -77,7 +78,7 @@ from prefect_dispatch.executors.llm.messages import (
     usable_methods,
 )
 from prefect_dispatch.executors.llm.provider_errors import classify_error, is_read_timeout
-from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.base import NoneFirst, Strict
 from prefect_dispatch.models.brief import Brief, Text
 from prefect_dispatch.models.item import Item, placeholders
 from prefect_dispatch.models.outcome import Usage
@@ -110,7 +111,7 @@ class LLM(BaseExecutor, Strict):
     """Kind of the executor."""
     model: Text
     """Any model that litellm knows, such as `openai/gpt-5-mini`; `local/smollm2`, or `local/<path>.gguf`."""
-    api_base: Annotated[str, Field(title="Address")] | None = Field(default=None, title="API base")
+    api_base: Address | None = Field(default=None, title="API base")
     """The address of your own server; it serves the fallbacks of the same provider, too."""
     credentials: Credentials | None = None
     """The name of an LLMCredentials block with the key. None: the key comes from the environment."""
@@ -139,7 +140,7 @@ class LLM(BaseExecutor, Strict):
     """`batch`: a run first sends its requests to the provider in one file, for about half the price, within a day."""
     rounds: int = Field(default=1, ge=1, le=10, title="Batches in a row")
     """Number of batches, the first included, for requests that fail, before they are sent live."""
-    cascade: Cascade | None = None
+    cascade: Annotated[Cascade | None, NoneFirst()] = Field(default=None, title="Cascade")
     """A cheap model that is asked first; `model` is then asked only where that one's answers don't suffice."""
 
     @model_validator(mode="before")
@@ -152,17 +153,6 @@ class LLM(BaseExecutor, Strict):
         if self.cascade and (problem := contradiction_of(self, self.cascade)):
             raise PydanticCustomError("cascade", "{problem}", {"problem": problem})
         return self
-
-    @field_validator("api_base")
-    @classmethod
-    def _is_plain_address(cls, api_base: str | None) -> str | None:
-        if api_base is not None and ("@" in api_base or "?" in api_base):
-            msg = "must be a plain address; keys and passwords live in the environment"
-            raise ValueError(msg)
-        if api_base and not api_base.lower().startswith(("http://", "https://")):
-            msg = "must begin with http:// or https://, such as http://localhost:11434/v1"
-            raise ValueError(msg)
-        return api_base
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -239,7 +229,9 @@ class LLM(BaseExecutor, Strict):
         if is_local(asking.cheap):
             asking = asking.model_copy(update={"cheap": resolve_model_path(asking.cheap, folder)})
         cheap = apply_block(cheap_tier(resolved, asking), "executor.cascade")
-        its = {name: getattr(cheap, name) for name in ("api_base", "credentials", "usd_per_million")}
+        # A key that it shares with the strong model comes without a price: that is the strong one's.
+        price = cheap.usd_per_million if asking.credentials else asking.usd_per_million
+        its = {"api_base": cheap.api_base, "credentials": cheap.credentials, "usd_per_million": price}
         return resolved.model_copy(update={"cascade": asking.model_copy(update=its)})
 
     async def warm_up(self) -> None:
