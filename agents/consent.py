@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from prefect_dispatch.agents.policy import Permission, Policy
+    from prefect_dispatch.executors.llm.cascade import Cascade
     from prefect_dispatch.flows.job_file import JobFile
     from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 
@@ -258,14 +259,21 @@ class _Check:
     def _check_model(self, path: str, llm: LLM) -> Iterator[Refusal]:
         for name, model in [("model", llm.model), *(("fallbacks", each) for each in llm.fallbacks)]:
             yield from self._require_model(f"{path}.{name}", model)
-        if llm.api_base:
+        yield from self._check_call(path, llm)
+        if llm.cascade:
+            yield from self._require_model(f"{path}.cascade.cheap", llm.cascade.cheap)
+            yield from self._check_call(f"{path}.cascade", llm.cascade)
+
+    def _check_call(self, path: str, asking: LLM | Cascade) -> Iterator[Refusal]:
+        """Yield what is refused of the address, the key, the price and the parameters of calls of a model."""
+        if asking.api_base:
             reason = "it sends the key and the items to another address"
             yield Refusal(part=f"{path}.api_base", reason=reason)
-        if llm.credentials:
+        if asking.credentials:
             yield Refusal(part=f"{path}.credentials", reason=_NO_BLOCKS)
-        if llm.usd_per_million is not None:
+        if asking.usd_per_million is not None:
             yield Refusal(part=f"{path}.usd_per_million", reason="a budget is held by the listed prices")
-        for name in llm.params.keys() - SAFE_PARAMS:
+        for name in (asking.params or {}).keys() - SAFE_PARAMS:
             yield Refusal(
                 part=f"{path}.params.{_plain(name)}", reason="it is none of the parameters that a job may set"
             )

@@ -31,6 +31,7 @@ from prefect_dispatch.flows.runtime.form_fields import (
     limits_from_fields,
     limits_group,
     schema_of_fields,
+    with_cheap_model,
 )
 from prefect_dispatch.flows.runtime.form_layout import FormGroup, FormLayout
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
@@ -119,7 +120,8 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
     max_tokens: MaxTokens | None = None,
     pilot: OptionalPilot = None,
-    reader: ReaderField = "model",  # last, as calls may pass arguments by position
+    reader: ReaderField = "model",
+    cheap_model: Line = "",  # last, as calls may pass arguments by position
 ) -> JobSpec:
     """Ask the same of each of many files, put the answers together, and account for every file.
 
@@ -162,6 +164,8 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
             decide.
         reader: The model, which sees one file alone; or a coding agent, which reads the repository around it as well,
             for reviews, audits and questions, and fails if it changes a file.
+        cheap_model: A cheaper model, such as openai/gpt-5-nano, that is asked twice first; the model above is asked
+            where its two answers differ. It needs `fields`. Empty: none.
     """
     form = _output_form(cast("Any", fields), cast("Any", output), several=several)
     merge_fields = {"identity": identity, "rules": rules, "conflicts": conflicts != "resolve", "match": match}
@@ -191,13 +195,15 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
         profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success, pilot=pilot
     )
     if isinstance(reader, AgentReader):
+        if cheap_model:
+            raise JobError("cheap_model: it is asked before a model, not before a coding agent; leave one of them out.")
         if max_tokens is not None:
             raise JobError("max_tokens: it is for a model; what a coding agent may cost is `max_usd` of the reader.")
         workspace = Workspace(repo=reader.repo or ".", base=reader.base or "HEAD")
         agent = create_agent("reader", reader, model, str(credentials) if credentials else None, workspace)
         limits = limits.model_copy(update={"timeout_s": reader.time_limit_s})
         return JobSpec([brief], source, agent, integrator, limits, review)
-    executor = executor_from_fields(credentials, model, profile, max_tokens)
+    executor = with_cheap_model(executor_from_fields(credentials, model, profile, max_tokens), cheap_model, form)
     return JobSpec([brief], source, executor, integrator, limits, review)
 
 
@@ -232,8 +238,9 @@ LAYOUT = FormLayout(
         ),
         "advanced": FormGroup(
             "Advanced",
-            "A coding agent as reader, more instructions, a saved profile, and stored answers.",
+            "A cheap model first, a coding agent as reader, more instructions, a saved profile, and stored answers.",
             {
+                "cheap_model": "Cheap model first",
                 "reader": "Reader",
                 "scope": "Scope",
                 "constraints": "Constraints",

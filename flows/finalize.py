@@ -31,6 +31,7 @@ from prefect_dispatch.prefect_compat import outside_transactions
 from prefect_dispatch.security.escaping import join_names, strip_control_chars
 from prefect_dispatch.security.redaction import redact_json, safe_message
 from prefect_dispatch.serialization.json_text import canonical_json
+from prefect_dispatch.tasks.cascade_learning import cascade_table, decision_of
 from prefect_dispatch.tasks.integrate import integrate
 from prefect_dispatch.tasks.preflight import describe_waiver
 from prefect_dispatch.tasks.work_item import unmapped_quote
@@ -111,6 +112,7 @@ def build_report(
     return report.model_copy(
         update={
             "rules": " ".join(filter(None, (merge.rules, waiver))),
+            "tables": (*report.tables, *filter(None, [cascade_table(ordered, job.executor)])),
             "flags": (*merge.flags, *other),
             "models": models,
             "plan": planned.model_dump(mode="json"),
@@ -143,7 +145,7 @@ def report_merge(
         status=status,
         message=strip_control_chars(message),
         value=merge.value,
-        ledger=_add_join_reasons(merge.ledger, outcomes),
+        ledger=_add_reasons(merge.ledger, outcomes),
         fields=merge.fields,
         gaps=tuple(
             Gap(brief=each.brief, item=each.item, status=each.status, error=each.error)
@@ -210,12 +212,17 @@ def _no_merge(job: PreparedJob, outcomes: Sequence[Outcome]) -> tuple[Merge, tup
     return Merge(value=None, ledger=tuple(row for outcome in outcomes if (row := unanswered(outcome)))), (), "Cancelled"
 
 
-def _add_join_reasons(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> tuple[LedgerRow, ...]:
-    """Return the ledger with the reason for each answer that was joined from the answers to parts of its item."""
-    joined = {Ref.of(outcome): outcome.joined for outcome in outcomes if outcome.joined}
+def _add_reasons(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> tuple[LedgerRow, ...]:
+    """Return the ledger with who of a cascade answered and why, and with how the parts of an item were joined."""
+    added: dict[Ref, str] = {}
+    for outcome in outcomes:
+        decision = decision_of(outcome.attempts) if outcome.status == "succeeded" else None
+        who = f"{outcome.model} answered: {decision.reason}" if decision else ""
+        if who or outcome.joined:
+            added[Ref.of(outcome)] = "; ".join(filter(None, (who, outcome.joined)))
     ledger = list(rows)
-    for at, row in enumerate(ledger if joined else ()):
-        if how := joined.get(Ref.of(row)):
+    for at, row in enumerate(ledger if added else ()):
+        if how := added.get(Ref.of(row)):
             ledger[at] = row.model_copy(update={"reason": "; ".join(filter(None, (how, row.reason)))})
     return tuple(ledger)
 

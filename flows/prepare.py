@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.calls.budget import require_enforceable_limits
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_samples, require_variety
+from prefect_dispatch.executors.block_references import apply_block, require_key
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.command_checks import require_item_variables
-from prefect_dispatch.executors.llm.llm import LLM, apply_block, require_key
+from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.local_model import model_file, resolve_model_path
 from prefect_dispatch.executors.llm.messages import is_local
 from prefect_dispatch.executors.registry import default_executor
@@ -26,7 +27,7 @@ from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob, qu
 from prefect_dispatch.integrators.base import AskingIntegrator, BaseIntegrator
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
-from prefect_dispatch.integrators.merge_records.schema_conformance import require_check_fields
+from prefect_dispatch.integrators.merge_records.schema_conformance import require_cascade_fields, require_check_fields
 from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.brief import Brief, resolve_user_code
 from prefect_dispatch.models.limits import Limits
@@ -118,6 +119,7 @@ def prepare(spec: JobSpec) -> PreparedJob:
     BaseExecutor.of(executor).require_supported(bound)
     require_variety(bound, executor)
     require_batches(bound, executor)
+    require_cascade(bound, executor, limits)
     for chosen in (executor_for(brief, executor) for brief in bound):
         if isinstance(chosen, LLM):
             chosen.require_providers()
@@ -180,6 +182,25 @@ def require_separate_checkouts(spec: JobSpec, briefs: Iterable[Brief], executor:
         raise JobError(f"{what}, and what it starts from is made in the process of the run; leave {key!r} out.")
 
 
+def require_cascade(briefs: Sequence[Brief], executor: Executor, limits: Limits) -> None:
+    """Check that a cascade, if there is one, fits the briefs and limits of its job.
+
+    Raises:
+        JobError: If not; the message names the key.
+    """
+    cascade = BaseExecutor.of(executor).cascade_options
+    if cascade is None:
+        return
+    require_cascade_fields(briefs, cascade)
+    if cascade.rule:
+        raise JobError("executor.cascade.rule is what a run learns by 'learn'; leave it out.")
+    if cascade.learn and limits.pilot:
+        raise JobError(
+            "executor.cascade.learn and limits.pilot both ask a sample first; leave one of them out: 'learn' shows no "
+            "bill, and a pilot learns no rule."
+        )
+
+
 def require_batches(briefs: Iterable[Brief], executor: Executor) -> None:
     """Check that executors in batch mode support batches, and that no option for batches is set in live mode.
 
@@ -215,6 +236,8 @@ def require_known_models(integrator: AnyMerger, folder: Path) -> None:
         JobError: If not; the message names the field.
     """
     for where, llm in _query_models(integrator):
+        if llm.cascade:
+            raise JobError(f"{where}.cascade: the integrator's own queries have one model; leave the cascade out.")
         apply_block(llm, where)
         try:
             llm.require_available()
@@ -393,7 +416,8 @@ def build_plan(job: PreparedJob, stored: StoredAnswers) -> Plan:
     from prefect_dispatch.tasks.plan import budget_note, estimate, pilot_note, with_notes  # noqa: PLC0415 -- imports Prefect
 
     work = estimate(job.work, job.executor, job.limits, stored, again=job.again)
-    total = add_query_cost(work, job.integrator, job.briefs, job.executor)
+    alone = BaseExecutor.of(job.executor).without_cascade
+    total = add_query_cost(work, job.integrator, job.briefs, alone)
     result = with_notes(total, job.executor, job.limits)
     unanswered = [group[0] for name, group in group_equal_work(job.work).items() if name not in stored.answers]
     notes = [pilot_note(len(unanswered), job.limits), budget_note(unanswered, job.executor, job.limits)]

@@ -15,7 +15,7 @@ from prefect_dispatch.calls.call_gate import gate_for_run, reopen_gates
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.flows.finalize import Clock, add_shortfall, build_report
-from prefect_dispatch.flows.pilot_gate import PilotGate, ended_after_pilot
+from prefect_dispatch.flows.pilot_gate import PilotGate, ended_after_pilot, first_stage
 from prefect_dispatch.flows.prepare import (
     build_plan,
     keep_refreshed,
@@ -67,9 +67,20 @@ from prefect_dispatch.reporting.progress import on_budget
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.security.redaction import redact, redact_json, safe_message
 from prefect_dispatch.sources.inline import with_values
+from prefect_dispatch.tasks.cascade_learning import (
+    MEASURE,
+    attempts_by_work,
+    choose_sample,
+    compared_items,
+    describe_learned,
+    learn_rule,
+    learning_cascade,
+    with_rule,
+)
 from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.provider_batches import BatchResults
 from prefect_dispatch.tasks.table_tasks import emit_file_assets
+from prefect_dispatch.tasks.work_item import group_equal_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -191,10 +202,10 @@ def run_job(spec: JobSpec) -> Report:
     try:
         with progress, _hold_budget(job.limits, at_once=bool(create_in_flight) or _asks_in_batches(job.executor)):
             rest = _run_pilot(pilot, fan_out, rest, pilot.draw(stored, before, expected, clock.started))
-            gathered = run_batches(rest) if not fan_out.stop and _asks_in_batches(job.executor) else BatchResults()
+            _learn_rule(fan_out, rest, stored, before)
+            batched = run_batches(rest) if not fan_out.stop and _asks_in_batches(job.executor) else BatchResults()
             with hold_slots(job.limits):
-                with hold_resources(rest.resources):
-                    outcomes = fan_out.run(gathered)
+                outcomes = _run_rest(fan_out, rest, batched)
                 report = build_report(
                     job,
                     [*job.skipped_outcomes, *outcomes],
@@ -317,6 +328,41 @@ def _run_pilot(pilot: PilotGate, fan_out: FanOut, rest: PreparedJob, sample: fro
         fan_out.run_first(sample)
     pilot.decide(fan_out)
     return replace(rest, work=[each for each in rest.work if each.fingerprint not in sample])
+
+
+def _run_rest(fan_out: FanOut, job: PreparedJob, batched: BatchResults) -> list[Outcome]:
+    """Ask what is left, while the resources of the job are held; return an outcome for each (brief, item)."""
+    with hold_resources(job.resources):
+        return fan_out.run(batched)
+
+
+def _learn_rule(fan_out: FanOut, job: PreparedJob, stored: StoredAnswers, before: Sequence[Outcome]) -> None:
+    """Learn the rule of a cascade from a sample that both models answer, and set it for the rest.
+
+    Args:
+        fan_out: The fan-out of the run.
+        job: The job with the work that is left.
+        stored: The stored answers.
+        before: The outcomes from before a suspension; some of the answers may have been compared.
+    """
+    to_ask = [group[0] for name, group in group_equal_work(job.work).items() if name not in stored.answers]
+    if fan_out.stop or not to_ask or (learning := learning_cascade(job.executor)) is None:
+        return
+    cascade, learn = learning
+    known = {**attempts_by_work(before), **{name: each.attempts for name, each in stored.answers.items()}}
+    # 1. Have both models answer the sample.
+    sample = choose_sample(first_stage(to_ask, job), len(compared_items(known.values())), learn)
+    if sample:
+        fan_out.continue_with(with_rule(job.executor, MEASURE))
+        with hold_slots(job.limits), hold_resources(job.resources):
+            fan_out.run_first({each.fingerprint for each in sample})
+    # 2. Choose the rule; from too few, none is learned, and the strong model answers.
+    names = {each.fingerprint for each in sample}
+    known = {**known, **attempts_by_work(each for each in fan_out.outcomes if each.fingerprint in names)}
+    learned = learn_rule(compared_items(known.values()), cascade, learn)
+    fan_out.continue_with(with_rule(job.executor, learned.rule))
+    if sample:
+        get_run_logger().info("Cascade: %s", describe_learned(learned, learn))
 
 
 def _asks_in_batches(executor: Executor) -> bool:

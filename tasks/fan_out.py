@@ -414,6 +414,15 @@ class FanOut:
         self._earlier_task_runs += self._in_flight.task_runs
         self._in_flight = self._create_in_flight(self._executor, self._limits)
 
+    def continue_with(self, executor: Executor) -> None:
+        """Ask what is left with another state of the executor, one that has the same fingerprint; between two phases.
+
+        Args:
+            executor: The executor.
+        """
+        self._executor = executor
+        self._in_flight = self._create_in_flight(executor, self._limits)
+
     def _work_off_queue(self) -> None:
         """Finish all queued work, unless `self.stop` is set on the way."""
         with outside_transactions(), self._in_flight, watch_cancellation(LOOK_S) as self._check_cancelled:

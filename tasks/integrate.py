@@ -10,10 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from prefect_dispatch.errors import AuditError, DispatchError, JobError, MergeError, TerminalError
-from prefect_dispatch.executors.base import (
-    Executor,
-    fingerprint,
-)
+from prefect_dispatch.executors.base import BaseExecutor, Executor, fingerprint
 from prefect_dispatch.executors.registry import default_executor
 from prefect_dispatch.integrators.audit.brief_conformance import check_requirements
 from prefect_dispatch.integrators.audit.laws import audit
@@ -61,7 +58,7 @@ class QueryRunner:
             refresh: Whether stored answers are ignored.
             known: Outcomes of earlier queries, which are not repeated.
         """
-        self._executor = executor
+        self._executor = BaseExecutor.of(executor).without_cascade
         self._limits = limits
         self._refresh = refresh
         self.is_replay = False

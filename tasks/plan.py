@@ -183,6 +183,7 @@ def estimate(
     recommendation, advice = _advise(len(asks), in_turn) if work else ("nothing-to-ask", NO_ITEMS)
     basis = (
         token_basis,
+        _cascade_basis(asks, executor, cost),
         time_basis,
         rate_basis if rate_bound_s > side_by_side else "",
         "re-asks and retries not included",
@@ -217,8 +218,7 @@ def _estimate_tokens(asks: Sequence[WorkItem], executor: Executor) -> tuple[int 
     models = {each.brief.model: BaseExecutor.of(executor_for(each.brief, executor)) for each in sample}
     sent = expected = 0
     cost: float | None = 0.0
-    for each in sample:
-        chosen = models[each.brief.model]
+    for each, chosen in ((work, one) for work in sample for one in _planned_calls(models[work.brief.model])):
         prompt_tokens = chosen.count_tokens(each.brief, each.item)
         completion_tokens = chosen.expected_completion_tokens(each.brief)
         if prompt_tokens is None or completion_tokens is None:
@@ -236,6 +236,31 @@ def _estimate_tokens(asks: Sequence[WorkItem], executor: Executor) -> tuple[int 
     return prompt, completion, cost, basis if cost is not None else f"{basis}, price unknown"
 
 
+def _planned_calls(executor: BaseExecutor) -> list[BaseExecutor]:
+    """Return the executors of the calls for an item: of a cascade, of all that there may be."""
+    if (cascade := executor.cascade_options) is None:
+        return [executor]
+    cheap = BaseExecutor.of(executor.fallback_chain[0])
+    return [*[cheap] * cascade.samples, BaseExecutor.of(executor.without_cascade)]
+
+
+def _cascade_basis(asks: Sequence[WorkItem], executor: Executor, most: float | None) -> str:
+    """Return between what a cascade's cost lies, which is planned as its most; empty without one.
+
+    Args:
+        asks: What is asked.
+        executor: The executor.
+        most: The cost if both models are asked for every item.
+    """
+    base = BaseExecutor.of(executor)
+    if (cascade := base.cascade_options) is None or most is None or not asks:
+        return ""
+    least = (_estimate_tokens(asks, base.fallback_chain[0])[2] or 0.0) * cascade.samples
+    learned = asks[: cascade.learn.items] if cascade.learn else ()
+    least += _estimate_tokens(learned, base.without_cascade)[2] or 0.0
+    return f"cascade: {least:.6f} USD if the cheap model's answers count, and up to {most:.6f} if none does"
+
+
 def _estimate_cached(asks: Sequence[WorkItem], executor: Executor) -> tuple[int, float]:
     """Return the prompt tokens that providers will find in their caches, and the US dollars that this saves.
 
@@ -245,6 +270,8 @@ def _estimate_cached(asks: Sequence[WorkItem], executor: Executor) -> tuple[int,
     counts = Counter(prefix_key(each.brief) for each in asks)
     for key, brief in {prefix_key(each.brief): each.brief for each in asks}.items():
         chosen = BaseExecutor.of(executor_for(brief, executor))
+        if chosen.cascade_options:  # how often each model is asked isn't known
+            continue
         others = counts[key] - 1
         tokens = chosen.prefix_tokens(brief) if others else 0
         cached += others * tokens

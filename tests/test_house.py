@@ -88,6 +88,7 @@ PUBLIC = [
     "BaseExecutor",
     "BaseIntegrator",
     "Brief",
+    "Cascade",
     "CodingAgent",
     "Collate",
     "Command",
@@ -340,6 +341,7 @@ def test_what_of_a_brief_counts(field: str, value: object, counts: bool) -> None
         ("web_search", True, True),  # false, as before, adds nothing
         ("mode", "batch", False),
         ("rounds", 2, False),
+        ("cascade", {"cheap": "openai/gpt-5-nano"}, True),  # none, as before, adds nothing
     ],
 )
 def test_what_of_a_model_counts(field: str, value: object, counts: bool) -> None:  # noqa: FBT001 -- a column

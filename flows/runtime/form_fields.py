@@ -14,12 +14,14 @@ from pydantic import (
     Field,
     GetPydanticSchema,
     StringConstraints,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import JobError, first_problem
 from prefect_dispatch.executors.block_references import SLUGS, block_name, load_credentials, missing_key_variables
+from prefect_dispatch.executors.llm.cascade import Cascade
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.messages import ANSWER_LIMIT_PARAMS
 from prefect_dispatch.executors.registry import default_executor
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from prefect_dispatch.blocks import DispatchProfile, LLMCredentials
+    from prefect_dispatch.models.output_schema import Output
 
 
 Kind = Literal["text", "whole number", "number", "yes or no", "date", "list of texts"]
@@ -275,6 +278,31 @@ def executor_from_fields(
         return llm
     others = {each: value for each, value in llm.params.items() if each not in ANSWER_LIMIT_PARAMS}
     return llm.model_copy(update={"params": {**others, "max_tokens": max_tokens}})
+
+
+def with_cheap_model(executor: LLM | None, cheap: str, output: Output) -> LLM | None:
+    """Return an executor that asks a cheap model twice first, and its own where the two answers differ.
+
+    Args:
+        executor: The executor for the form's model; None: the default one.
+        cheap: The cheap model; empty: none, and the executor is returned unchanged.
+        output: The form of an answer.
+
+    Raises:
+        JobError: If answers are texts, of which no two are the same, or if the models don't go together.
+    """
+    if not cheap:
+        return executor
+    if output == "text":
+        raise JobError(
+            "cheap_model: its two answers are compared, and texts are never the same; say under `fields` what to note, "
+            "or leave it out."
+        )
+    llm = executor or default_executor()
+    try:
+        return LLM.model_validate({**dict(llm), "cascade": Cascade(cheap=cheap, samples=2)})
+    except ValidationError as error:
+        raise JobError(f"cheap_model: {first_problem(error)[1]}.") from None
 
 
 def second_executor(executor: LLM | None, model: str, field: str) -> LLM | None:

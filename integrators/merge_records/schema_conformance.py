@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
     from pydantic import JsonValue
 
+    from prefect_dispatch.executors.llm.cascade import Cascade
     from prefect_dispatch.integrators.merge_records.field_rules import Rulebook
     from prefect_dispatch.integrators.merge_records.grouping import RecordIndex
     from prefect_dispatch.integrators.merge_records.identities import Identities, Piece
@@ -334,6 +335,32 @@ def require_check_fields(briefs: Sequence[Brief]) -> None:
                 )
             if hint := _unknown_name_hint([root], field, root):
                 raise JobError(f"Field {field!r} of a check is not in the schema of brief {brief.name!r}; {hint}")
+
+
+def require_cascade_fields(briefs: Sequence[Brief], cascade: Cascade) -> None:
+    """Check that the schemas of briefs have the fields that a cascade compares, or reads the confidence from.
+
+    Args:
+        briefs: The briefs, with their own models loaded.
+        cascade: The options of the cascade.
+
+    Raises:
+        JobError: If an answer can't have such a field.
+    """
+    named = [("compare", each) for each in cascade.compare]
+    named += [("confidence", cascade.confidence)] if cascade.confidence else []
+    for brief in briefs:
+        root = schema_of(brief.output)
+        for key, field in named:
+            if root is None:
+                raise JobError(
+                    f"executor.cascade.{key} names the field {field!r}, and brief {brief.name!r} answers with text; "
+                    f"give it an 'output' schema, or leave {key!r} out."
+                )
+            if hint := _unknown_name_hint([root], field, root):
+                raise JobError(
+                    f"executor.cascade.{key}: field {field!r} is not in the schema of brief {brief.name!r}; {hint}"
+                )
 
 
 def _require_no_key(record: list[Schema], root: Schema, brief: Brief, *, alone: bool) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.errors import DispatchFailed
     from prefect_dispatch.executors.base import Ask, BaseExecutor, Executor, Reply
     from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+    from prefect_dispatch.executors.llm.cascade import Cascade
     from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
     from prefect_dispatch.executors.llm.llm import LLM
     from prefect_dispatch.executors.python_callable import PythonCallable
@@ -52,6 +53,7 @@ _HOMES = {
     "BaseExecutor": "executors.base",
     "BaseIntegrator": "integrators.base",
     "Brief": "models.brief",
+    "Cascade": "executors.llm.cascade",
     "CodingAgent": "executors.coding.coding_agent",
     "Collate": "integrators.collate",
     "Command": "models.brief",
@@ -104,6 +106,7 @@ __all__ = [
     "BaseExecutor",
     "BaseIntegrator",
     "Brief",
+    "Cascade",
     "CodingAgent",
     "Collate",
     "Command",

@@ -191,6 +191,10 @@ class TerminalError(ExecutorError):
     default_kind = "terminal"
 
 
+class BrokenCheckError(TerminalError):
+    """A check or a validator of the user's own raised, so no other model can succeed."""
+
+
 class CoverageError(DispatchError):
     """There isn't exactly one outcome for each (brief, item).
 

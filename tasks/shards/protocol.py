@@ -44,7 +44,7 @@ from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.imports import to_reference
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.limits import Limits
-from prefect_dispatch.models.outcome import Attempt, Usage
+from prefect_dispatch.models.outcome import AnyAttempt, Usage
 from prefect_dispatch.security.redaction import redact, safe_message
 from prefect_dispatch.tasks.event_loop import run_in_pool
 from prefect_dispatch.tasks.result_store import PREFIX, BlobStore
@@ -244,7 +244,7 @@ class ErrorRecord(Strict):
     """What was wrong with the last answer."""
     usage: Usage | None = None
     """The usage of the last request."""
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AnyAttempt, ...] = ()
     """All attempts."""
 
     @classmethod

@@ -12,6 +12,7 @@ from prefect_dispatch.agents.consent import INTEGRATOR_FILES, SAFE_PARAMS, find_
 from prefect_dispatch.agents.policy import Policy
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.coding.custom import Generic
+from prefect_dispatch.executors.llm.cascade import Cascade, Learn
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.python_callable import PythonCallable
 from prefect_dispatch.executors.shell import Shell
@@ -82,6 +83,29 @@ def test_a_job_within_the_policy(root: Path, policy: Policy) -> None:
         ({"executor": {**LLM_JOB, "credentials": "mine"}}, {"executor.credentials": ""}),
         ({"executor": {**LLM_JOB, "usd_per_million": [0, 0]}}, {"executor.usd_per_million": ""}),
         ({"executor": {**LLM_JOB, "params": {"proxy": "x"}}}, {"executor.params.proxy": ""}),
+        (
+            {"executor": {**LLM_JOB, "cascade": {"cheap": "openai/o3", "api_base": "http://evil.example/v1"}}},
+            {"executor.cascade.cheap": "--models openai/o3", "executor.cascade.api_base": ""},
+        ),
+        (
+            {
+                "executor": {
+                    **LLM_JOB,
+                    "cascade": {
+                        "cheap": "openai/o3",
+                        "credentials": "mine",
+                        "usd_per_million": [0, 0],
+                        "params": {"proxy": "x"},
+                    },
+                }
+            },
+            {
+                "executor.cascade.cheap": "--models openai/o3",
+                "executor.cascade.credentials": "",
+                "executor.cascade.usd_per_million": "",
+                "executor.cascade.params.proxy": "",
+            },
+        ),
         ({"executor": {**LLM_JOB, "params": {"api base\n": 1}}}, {"executor.params.api?base?": ""}),
         ({"briefs": {**BRIEF, "output": "mine:Answer"}}, {"briefs[0].output": "--allow python"}),
         (
@@ -286,7 +310,9 @@ def test_what_a_person_may_allow(root: Path, policy: Policy) -> None:
 DECIDED: dict[type[BaseModel], str] = {
     Job: "flow name briefs items executor integrator limits review fan_out task_runner out limit refresh",
     LLM: "kind model api_base credentials params fallbacks usd_per_million idle_s structured_output accept_models "
-    "strict_model web_search mode rounds",
+    "strict_model web_search mode rounds cascade",
+    Cascade: "cheap samples compare confidence min_confidence learn api_base credentials params usd_per_million rule",
+    Learn: "items target confidence",
     Shell: "kind cwd pass_env idle_s operation workspace",
     PythonCallable: "kind function version",
     CodingAgent: "kind agent model workspace access answers web_search program api_base credentials pass_env max_usd "

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.calls.budget import executor_name
 from prefect_dispatch.calls.call_gate import CallGate
+from prefect_dispatch.calls.cheap_answers import ask_cheap_model, without_valid_answer
 from prefect_dispatch.errors import (
+    BrokenCheckError,
     BudgetError,
     BusyError,
     ExecutorError,
@@ -27,8 +29,17 @@ from prefect_dispatch.errors import (
     TransientError,
 )
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply, redact_value
+from prefect_dispatch.models.cascade_decision import CascadeDecision
 from prefect_dispatch.models.checks import Sources
-from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Rejection, Usage, truncate_notes
+from prefect_dispatch.models.outcome import (
+    Answer,
+    Attempt,
+    CascadeAttempt,
+    Failure,
+    Rejection,
+    Usage,
+    truncate_notes,
+)
 from prefect_dispatch.models.output_schema import validate_output
 from prefect_dispatch.processes.program_logs import WorkOwner, collect_logs
 from prefect_dispatch.security.redaction import redact, redact_item_text, safe_message
@@ -42,6 +53,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.calls.call_gate import GatedCall
     from prefect_dispatch.calls.prompt_prefixes import PromptPrefix
     from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.executors.llm.cascade import Cascade
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.checks import Check
     from prefect_dispatch.models.item import Item
@@ -66,10 +78,6 @@ else:  # pragma: no cover -- Python 3.10
 EMPTY = "The answer was empty."
 TRUNCATED = "The answer was cut off at the length limit; give a shorter one."
 """Problems that a re-ask sends back for an answer without content, and for one that the provider cut off."""
-
-
-class BrokenCheckError(TerminalError):
-    """A check or a validator of the user's own raised, so no other model can succeed."""
 
 
 def validate_reply(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str]]:
@@ -332,6 +340,8 @@ class _Attempt:
     notes: list[str] = field(default_factory=list[str])
     left_s: float = 0.0
     """Seconds that an executor has left for its calls; the waits between them don't count."""
+    decision: CascadeDecision | None = None
+    """Which model of a cascade answered, and why; None without a cascade."""
 
     def __post_init__(self) -> None:
         """Fill in the brief."""
@@ -339,7 +349,7 @@ class _Attempt:
 
     def to_record(self, error: str | None = None) -> Attempt:
         """Return the record of the attempt, with the error that ended it if it failed."""
-        return Attempt(
+        record = Attempt(
             model=self.model,
             served_model=self.served_model,
             usage=self.usage,
@@ -353,6 +363,7 @@ class _Attempt:
             notes=truncate_notes(tuple(self.notes)),
             error=error,
         )
+        return CascadeAttempt(**dict(record), cascade=self.decision) if self.decision else record
 
     def ask(self, rejections: Sequence[Rejection] = (), change: Change | None = None) -> Ask:
         """Return the ask for an executor.
@@ -365,10 +376,61 @@ class _Attempt:
 
     async def run(self, executor: Executor) -> tuple[JsonValue, Reply]:
         """Return the first valid answer of the executor and its fallbacks, with its reply."""
+        base = BaseExecutor.of(executor)
         self.usage = _usage_of_unanswered_calls(executor, self.ask(), self.checkpoint.unanswered_calls)
-        tiers = BaseExecutor.of(executor).fallback_chain
+        tiers = base.fallback_chain
+        if base.cascade_options and (answer := await self._run_cascade(base.cascade_options, tiers)):
+            return answer
+        return await self._run_chain(tiers, first=1 if base.cascade_options else 0)
+
+    async def _run_cascade(self, cascade: Cascade, tiers: Sequence[Executor]) -> tuple[JsonValue, Reply] | None:
+        """Ask the cheap model of a cascade; return its answer if it counts, or the compared one of the strong model.
+
+        None: the rest of the fallback chain is to be asked.
+        """
+        rule = cascade.current_rule
+        if rule.accept == "none" and not rule.is_measuring:
+            self.decision = CascadeDecision(is_cheap=False, why="no_rule", reason=str(rule))
+            return None
+        # 1. No sample is paid for where the strong model could not be paid afterwards.
+        if not self.checkpoint.recovered_replies(0):
+            self.gate.require_budget([*[tiers[0]] * cascade.samples, tiers[1]], self.ask())
+        # 2. Ask the cheap model; the replies to its second sample are stored behind those of all others.
+        before, self.usage = self.usage, Usage()
+        answer: tuple[JsonValue, Reply] | None = None
+        try:
+            async with BaseExecutor.of(tiers[0]).conversation():
+                decision, answer = await ask_cheap_model(
+                    cascade, rule, lambda sample: self._first_valid_answer(sample and len(tiers), tiers[0])
+                )
+        except ExecutorError as error:
+            redact_item_text(error, self.item)
+            if isinstance(error, (BudgetError, BrokenCheckError)):  # the strong model would fail with it
+                raise
+            self.given_up.append(Failure(kind=error.kind, message=str(error)))
+            decision = without_valid_answer(rule, error)
+        finally:
+            cheap_usd, self.usage = self.usage.cost_usd, before + self.usage
+        self.decision = decision.model_copy(update={"cheap_usd": cheap_usd})
+        if decision.is_cheap or not rule.is_measuring:
+            return answer if decision.is_cheap else None
+        # 3. While the rule is learned, compare with the strong model's answer.
+        given_up = len(self.given_up)
+        strong = await self._run_chain(tiers, first=1)
+        if len(self.given_up) == given_up:  # no fallback has answered in its place
+            matches = answer is not None and cascade.difference(answer[0], strong[0]) is None
+            self.decision = self.decision.model_copy(update={"matches": matches})
+        return strong
+
+    async def _run_chain(self, tiers: Sequence[Executor], first: int) -> tuple[JsonValue, Reply]:
+        """Return the first valid answer of a fallback chain, with its reply.
+
+        Args:
+            tiers: The chain.
+            first: The position of the first executor that is asked.
+        """
         failures: list[ExecutorError] = []
-        for position, tier in enumerate(tiers):
+        for position, tier in enumerate(tiers[first:], first):
             try:
                 async with BaseExecutor.of(tier).conversation():
                     return await self._first_valid_answer(position, tier)

@@ -315,6 +315,21 @@ class Budget:
         self._grant(call, need)
         return call
 
+    def require_unspent(self, calls: Sequence[tuple[str, CostBound | None]]) -> None:
+        """Check that several calls, one after another, fit into what isn't spent; nothing is reserved.
+
+        Args:
+            calls: The name of the executor and the upper bound of each.
+
+        Raises:
+            BudgetError: If they don't fit.
+        """
+        need = ZERO_AMOUNT
+        for call in calls:
+            need += self._need(self._create_reservation(*call))
+        if short := self._exceeded_cap(self.spent_amount + need):
+            raise self._error(short, need, self.spent_amount)
+
     def settle(self, call: Reservation, usage: Usage | None) -> None:
         """Settle a reservation with the call's usage; if that is None, all of the reservation counts as spent."""
         self._reserved -= call.reserved

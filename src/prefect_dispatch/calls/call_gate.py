@@ -20,7 +20,7 @@ from prefect_dispatch.errors import BusyError, ExecutorError
 from prefect_dispatch.models.outcome import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Self
 
@@ -93,6 +93,20 @@ class CallGate:
             ExecutorError: On entering, if the run is interrupted.
         """
         return GatedCall(self, executor, ask, self.limits.wait_s if wait_s is None else wait_s)
+
+    def require_budget(self, executors: Sequence[Executor], ask: Ask) -> None:
+        """Check that the budget could pay for a call of each of these executors, if calls in flight used nothing.
+
+        Args:
+            executors: The executors; one may be there several times.
+            ask: The ask that each gets.
+
+        Raises:
+            BudgetError: If it couldn't.
+        """
+        self.budget.require_unspent(
+            [(executor_name(each), find_cost_bound(self.limits, each, ask)) for each in executors]
+        )
 
     def processed_calls(self, executor: Executor) -> int:
         """Return the number of calls that the executor's provider has taken so far."""

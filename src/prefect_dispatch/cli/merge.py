@@ -20,7 +20,7 @@ from prefect_dispatch.integrators.registry import AnyIntegrator
 from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.ledger import Ref, select_refs, sort_key
+from prefect_dispatch.models.ledger import CASCADE, Ref, select_refs, sort_key
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Failure
 from prefect_dispatch.models.validation_messages import explain_errors
@@ -118,7 +118,9 @@ def merge_again(
         **integrator_facts(integrator, briefs, merge),
         "merged_again": {"without": [*without], "rules": None if rules is None else rules.name},
     }
-    report = report.model_copy(update={"models": before.models, "plan": before.plan, "run": {**before.run, **facts}})
+    kept = {"models": before.models, "plan": before.plan, "run": {**before.run, **facts}}
+    tables = (*report.tables, *(each for each in before.tables if each.name == CASCADE))
+    report = report.model_copy(update={**kept, "tables": tables})
     return MergedAgain(before, report, briefs, tuple(getattr(integrator, "identity", ())))
 
 

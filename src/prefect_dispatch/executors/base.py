@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from prefect_dispatch.executors.llm.cascade import Cascade
+
 
 class Ask(Frozen):
     """One call of an executor."""
@@ -183,6 +185,16 @@ class BaseExecutor(ABC):
         return (self,)
 
     @property
+    def cascade_options(self) -> Cascade | None:
+        """The options of its cascade, whose cheap model is the first of its fallback chain. By default None."""
+        return None
+
+    @property
+    def without_cascade(self) -> Executor:
+        """The executor of an integrator's own queries: itself without a cascade. By default itself."""
+        return self
+
+    @property
     def ignores_feedback(self) -> bool:
         """Whether it may ignore the feedback on an invalid answer, so that a re-ask would bring the same answer."""
         return False
@@ -327,6 +339,11 @@ class _ExecutorAdapter(ObjectAdapter, BaseExecutor):
     def fallback_chain(self) -> tuple[Executor, ...]:
         """The object alone."""
         return (self._adapted,)
+
+    @property
+    def without_cascade(self) -> Executor:
+        """The object."""
+        return self._adapted
 
     @property
     def has_external_inputs(self) -> bool:

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from rapidfuzz import process
 
 from prefect_dispatch.errors import ExecutorError, JobError, TerminalError, first_problem
+from prefect_dispatch.executors.llm.messages import is_local
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.processes.ephemeral_server import use_server
 from prefect_dispatch.security.redaction import redact, register_secrets
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from prefect.blocks.core import Block
 
     from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
+    from prefect_dispatch.executors.llm.llm import LLM
 
     B = TypeVar("B", bound=Block)
 
@@ -161,6 +163,46 @@ def require_matching_provider(block_model: str, model: str, name: str, where: st
         raise JobError(
             f"{where}.credentials: the block {name!r} is for models of {provider!r}, as its default model "
             f"{block_model!r} says, and {model!r} is of another provider; pick other credentials, or another model."
+        )
+
+
+def apply_block(llm: LLM, where: str = "executor") -> LLM:
+    """Return an executor with the address and the price of its block; the key stays in the block.
+
+    Args:
+        llm: The executor.
+        where: Its path in the job, for messages.
+
+    Raises:
+        JobError: If there is no such block, or it isn't for the executor's model.
+    """
+    if llm.credentials is None or is_local(llm.model):
+        return llm
+    block = load_credentials(llm.credentials, f"{where}.credentials")
+    require_matching_provider(block.model, llm.model, llm.credentials, where)
+    stated = block.price if block.model in ("", llm.model) and not llm.fallbacks else None
+    more = {"api_base": llm.api_base or block.api_base or None, "usd_per_million": llm.usd_per_million or stated}
+    return llm.model_copy(update=more)
+
+
+def require_key(llm: LLM, where: str) -> None:
+    """Check that there is a key for a model, in its block or in the environment of this process.
+
+    Args:
+        llm: The executor, with its block's address.
+        where: Its path in the job, for messages.
+
+    Raises:
+        JobError: If there is certainly none.
+    """
+    block = f"neither the block {llm.credentials!r} nor " if llm.credentials else ""
+    if is_local(llm.model) or llm.api_base or (llm.credentials and credentials(llm.credentials).arguments):
+        return
+    if missing := missing_key_variables(llm.model):
+        has = "has" if block else "has no"
+        raise JobError(
+            f"{where}: there is no key for {llm.model!r}: {block}the environment of this run {has} {missing}. Set it "
+            f"there, name a block under '{where}.credentials' that has a key, or ask a model whose key is known."
         )
 
 

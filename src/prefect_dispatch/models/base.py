@@ -70,6 +70,16 @@ def _members(schema: JsonSchemaValue) -> list[JsonSchemaValue]:
     return [member for each in nested for member in _members(each)] if nested else [schema]
 
 
+class NoneFirst:
+    """Annotation of an optional object in a form: a tab without fields comes first, and the form begins with it."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema with null first."""
+        value = next(each for each in handler(schema)["anyOf"] if "$ref" in each)
+        return {"anyOf": [{"title": "None", "type": "null"}, value]}
+
+
 _T = TypeVar("_T")
 
 

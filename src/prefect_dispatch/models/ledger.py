@@ -182,6 +182,8 @@ ACCURACY = "accuracy"
 
 TO_DECIDE = "to-decide.md"
 """Name of the document with lines for the decisions file, which a run adds that ends with open decisions."""
+CASCADE = "cascade"
+"""Name of the table of which model of a cascade answered, and why, which a run adds."""
 WEB_SOURCES = "web-sources"
 """Name of the table of the pages that web searches returned, which a run adds to those of the integrator."""
 

@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.base import NoneFirst, Strict
 
 if TYPE_CHECKING:
-    from pydantic import GetJsonSchemaHandler
-    from pydantic.json_schema import JsonSchemaValue
-    from pydantic_core import CoreSchema
     from typing_extensions import Self
 
 _WORDS = frozenset({"pace_limit", "budget", "on_dependence", "retry_timeouts", "pilot", "gate"})
@@ -58,16 +55,7 @@ class Pilot(Strict):
         return self
 
 
-class _NoneFirst:
-    """Annotation of an optional object in a form: a tab without fields comes first, and the form begins with it."""
-
-    @staticmethod
-    def __get_pydantic_json_schema__(schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        value = next(each for each in handler(schema)["anyOf"] if "$ref" in each)
-        return {"anyOf": [{"title": "None", "type": "null"}, value]}
-
-
-OptionalPilot = Annotated[Pilot | None, _NoneFirst()]
+OptionalPilot = Annotated[Pilot | None, NoneFirst()]
 """A pilot or none; in a form two tabs."""
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, field_validator
 
 from prefect_dispatch.models.base import CompactFrozen, Frozen, Strict
+from prefect_dispatch.models.cascade_decision import CascadeDecision  # noqa: TC001 -- a field of a model
 from prefect_dispatch.security.escaping import shorten
 
 if TYPE_CHECKING:
@@ -239,6 +240,20 @@ class Attempt(CompactFrozen):
     """The failure that ended the attempt, unless it succeeded: its class and message."""
 
 
+class CascadeAttempt(Attempt):
+    """Attempt by an executor with a cascade.
+
+    A class of its own, so that other attempts are stored as they always were.
+    """
+
+    cascade: CascadeDecision
+    """Which model answered, and why."""
+
+
+AnyAttempt = Annotated[Attempt | CascadeAttempt, Field(union_mode="left_to_right")]
+"""An attempt, with a cascade or without; most are without, so that is tried first."""
+
+
 def answering_models(attempts: Iterable[Attempt]) -> set[tuple[str, str]]:
     """Return the models that gave an answer: each as the one that was asked, and the one that its response named."""
     return {(each.model, each.served_model) for each in attempts if each.model and each.error is None}
@@ -339,7 +354,7 @@ class Answer(CompactFrozen):
     """The model that answered."""
     served_model: str = ""
     """The model that the provider's response named; empty where it named none."""
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AnyAttempt, ...] = ()
     """The attempts; the last one succeeded."""
     joined: str = ""
     """How the answers to the parts of the item were joined, if it was too long."""
@@ -366,7 +381,7 @@ class Outcome(CompactFrozen):
     """The model that answered."""
     served_model: str = ""
     """The model that the provider's response named; empty where it named none."""
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AnyAttempt, ...] = ()
     """The attempts, in this run or in the one that stored the answer."""
     origin: Literal["asked", "stored", "shared"] | None = None
     """Asked in this run, found in the store, or shared with an equal item of this run; empty if skipped."""

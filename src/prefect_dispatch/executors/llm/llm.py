@@ -10,7 +10,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeFloat, field_validator
+from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.errors import (
     ExecutorError,
@@ -20,15 +21,20 @@ from prefect_dispatch.errors import (
     TerminalError,
     TransientError,
 )
-from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
+from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply, require_no_command
 from prefect_dispatch.executors.block_references import (
     Credentials,
-    credentials,
-    load_credentials,
+    apply_block,
     load_key,
     missing_key_variables,
     name_block_in_failure,
-    require_matching_provider,
+)
+from prefect_dispatch.executors.llm.cascade import (
+    Cascade,
+    cheap_tier,
+    contradiction_of,
+    from_pair,
+    own_model_problem,
 )
 from prefect_dispatch.executors.llm.direct_calls import post_chat_completion, supports_direct_http
 from prefect_dispatch.executors.llm.hosted_providers import ask_provider, find_route
@@ -59,6 +65,7 @@ from prefect_dispatch.executors.llm.messages import (
     OBJECT_METHODS,
     PROMPT,
     REFUSAL_KINDS,
+    Address,
     Method,
     Params,
     StructuredOutput,
@@ -71,7 +78,7 @@ from prefect_dispatch.executors.llm.messages import (
     usable_methods,
 )
 from prefect_dispatch.executors.llm.provider_errors import classify_error, is_read_timeout
-from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.base import NoneFirst, Strict
 from prefect_dispatch.models.brief import Brief, Text
 from prefect_dispatch.models.item import Item, placeholders
 from prefect_dispatch.models.outcome import Usage
@@ -79,10 +86,11 @@ from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.serialization.json_text import digest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
     from pydantic import JsonValue
+    from typing_extensions import Self
 
     from prefect_dispatch.executors.llm.messages import Message
 
@@ -103,7 +111,7 @@ class LLM(BaseExecutor, Strict):
     """Kind of the executor."""
     model: Text
     """Any model that litellm knows, such as `openai/gpt-5-mini`; `local/smollm2`, or `local/<path>.gguf`."""
-    api_base: Annotated[str, Field(title="Address")] | None = Field(default=None, title="API base")
+    api_base: Address | None = Field(default=None, title="API base")
     """The address of your own server; it serves the fallbacks of the same provider, too."""
     credentials: Credentials | None = None
     """The name of an LLMCredentials block with the key. None: the key comes from the environment."""
@@ -132,22 +140,34 @@ class LLM(BaseExecutor, Strict):
     """`batch`: a run first sends its requests to the provider in one file, for about half the price, within a day."""
     rounds: int = Field(default=1, ge=1, le=10, title="Batches in a row")
     """Number of batches, the first included, for requests that fail, before they are sent live."""
+    cascade: Annotated[Cascade | None, NoneFirst()] = Field(default=None, title="Cascade")
+    """A cheap model that is asked first; `model` is then asked only where that one's answers don't suffice."""
 
-    @field_validator("api_base")
+    @model_validator(mode="before")
     @classmethod
-    def _is_plain_address(cls, api_base: str | None) -> str | None:
-        if api_base is not None and ("@" in api_base or "?" in api_base):
-            msg = "must be a plain address; keys and passwords live in the environment"
-            raise ValueError(msg)
-        if api_base and not api_base.lower().startswith(("http://", "https://")):
-            msg = "must begin with http:// or https://, such as http://localhost:11434/v1"
-            raise ValueError(msg)
-        return api_base
+    def _takes_a_pair(cls, data: object) -> object:
+        return from_pair(data)
+
+    @model_validator(mode="after")
+    def _fits_its_cascade(self) -> Self:
+        if self.cascade and (problem := contradiction_of(self, self.cascade)):
+            raise PydanticCustomError("cascade", "{problem}", {"problem": problem})
+        return self
 
     @property
     def models(self) -> tuple[str, ...]:
         """The models in the order in which they are asked."""
-        return (self.model, *self.fallbacks)
+        return (*((self.cascade.cheap,) if self.cascade else ()), self.model, *self.fallbacks)
+
+    @property
+    def cascade_options(self) -> Cascade | None:
+        """The options of the cascade, if there is one: its cheap model is the first of the fallback chain."""
+        return self.cascade
+
+    @property
+    def without_cascade(self) -> LLM:
+        """This executor with the strong model and its fallbacks alone."""
+        return self.model_copy(update={"cascade": None})
 
     @property
     def fingerprint(self) -> str:
@@ -165,6 +185,7 @@ class LLM(BaseExecutor, Strict):
                 "local": LOCAL_PARAMS if any(map(is_local, self.models)) else None,
                 **({} if self.structured_output == "auto" else {"structured_output": self.structured_output}),
                 **({"web_search": True} if self.web_search else {}),
+                **({"cascade": self.cascade.identity(self.fallback_chain[0])} if self.cascade else {}),
             }
         )
 
@@ -185,10 +206,10 @@ class LLM(BaseExecutor, Strict):
 
         The address is kept for a model of the same provider; prices never are.
         """
-        if model == self.model and not self.fallbacks:
+        if model == self.model and not self.fallbacks and not self.cascade:
             return self
         price = self.usd_per_million if model == self.model else None
-        return self._with_single_model(model).model_copy(update={"usd_per_million": price})
+        return self.with_single_model(model).model_copy(update={"usd_per_million": price})
 
     def resolve_paths(self, folder: Path) -> LLM:
         """Return this executor with absolute paths of local models, and with the address and price of its block.
@@ -199,8 +220,19 @@ class LLM(BaseExecutor, Strict):
         Raises:
             JobError: If there is no such block, or it isn't for this model.
         """
-        first, *others = [resolve_model_path(model, folder) if is_local(model) else model for model in self.models]
-        return apply_block(self.model_copy(update={"model": first, "fallbacks": tuple(others)}))
+        first, *others = [
+            resolve_model_path(model, folder) if is_local(model) else model for model in (self.model, *self.fallbacks)
+        ]
+        resolved = apply_block(self.model_copy(update={"model": first, "fallbacks": tuple(others)}))
+        if (asking := resolved.cascade) is None:
+            return resolved
+        if is_local(asking.cheap):
+            asking = asking.model_copy(update={"cheap": resolve_model_path(asking.cheap, folder)})
+        cheap = apply_block(cheap_tier(resolved, asking), "executor.cascade")
+        # A key that it shares with the strong model comes without a price: that is the strong one's.
+        price = cheap.usd_per_million if asking.credentials else asking.usd_per_million
+        its = {"api_base": cheap.api_base, "credentials": cheap.credentials, "usd_per_million": price}
+        return resolved.model_copy(update={"cascade": asking.model_copy(update=its)})
 
     async def warm_up(self) -> None:
         """Load litellm and local models; a model that can't be served is reported by the first call."""
@@ -211,15 +243,17 @@ class LLM(BaseExecutor, Strict):
 
     @property
     def fallback_chain(self) -> tuple[LLM, ...]:
-        """The fallback chain: this model alone, then each fallback."""
-        return tuple(self._with_single_model(model) for model in self.models) if self.fallbacks else (self,)
+        """The fallback chain: the cheap model of a cascade, this model alone, then each fallback."""
+        first = (cheap_tier(self, self.cascade),) if self.cascade else ()
+        alone = (self.with_single_model(model) for model in (self.model, *self.fallbacks))
+        return (*first, *alone) if first or self.fallbacks else (self,)
 
     @property
     def batch_variant(self) -> LLM:
         """This model alone, with the price of a batch: half of the stated price, else by litellm's table."""
         stated, listed = self.usd_per_million, listed_batch_price(self.model)
         price = (stated[0] / 2, stated[1] / 2) if stated else listed and (listed[0] * 1e6, listed[1] * 1e6)
-        return self._with_single_model(self.model).model_copy(update={"usd_per_million": price, "mode": "live"})
+        return self.with_single_model(self.model).model_copy(update={"usd_per_million": price, "mode": "live"})
 
     @property
     def name(self) -> str:
@@ -379,6 +413,16 @@ class LLM(BaseExecutor, Strict):
                     "'web_search_options' in params instead."
                 )
 
+    def require_supported(self, briefs: Sequence[Brief]) -> None:
+        """Check that no brief has a command, and none a model of its own beside a cascade.
+
+        Raises:
+            JobError: If one has; the message says what to change.
+        """
+        require_no_command(briefs, type(self).__name__)
+        if self.cascade and (problem := own_model_problem(self.cascade, briefs)):
+            raise JobError(problem)
+
     def count_tokens(self, brief: Brief, item: Item) -> int:
         """Return the estimated number of tokens of a prompt, without sending anything.
 
@@ -464,11 +508,11 @@ class LLM(BaseExecutor, Strict):
         caps = [cap for name in ANSWER_LIMIT_PARAMS if isinstance(cap := params.get(name), int) and cap > 0]
         return max(caps) if caps else SLOT_TOKENS if local else listed_tokens(self.model, "output")
 
-    def _with_single_model(self, model: str) -> LLM:
-        """Return this executor with one model and no fallbacks; address and key are only kept for its provider."""
+    def with_single_model(self, model: str) -> LLM:
+        """Return this executor with one model, no fallbacks and no cascade; address and key only for its provider."""
         same_provider = model.partition("/")[0] == self.model.partition("/")[0]
         other_provider = {} if same_provider else {"api_base": None, "credentials": None}
-        return self.model_copy(update={"model": model, "fallbacks": (), **other_provider})
+        return self.model_copy(update={"model": model, "fallbacks": (), "cascade": None, **other_provider})
 
     async def _call_target(self) -> dict[str, Any]:
         """Return the arguments of a call that name the model, its address and its key."""
@@ -571,46 +615,6 @@ def _stream_error(message: str, kind: str) -> TransientError:
 
 def _unknown_model(model: str) -> JobError:
     return JobError(f"Model {model!r} is unknown to litellm: name it as provider/model.")
-
-
-def apply_block(llm: LLM, where: str = "executor") -> LLM:
-    """Return an executor with the address and the price of its block; the key stays in the block.
-
-    Args:
-        llm: The executor.
-        where: Its path in the job, for messages.
-
-    Raises:
-        JobError: If there is no such block, or it isn't for the executor's model.
-    """
-    if llm.credentials is None or is_local(llm.model):
-        return llm
-    block = load_credentials(llm.credentials, f"{where}.credentials")
-    require_matching_provider(block.model, llm.model, llm.credentials, where)
-    stated = block.price if block.model in ("", llm.model) and not llm.fallbacks else None
-    more = {"api_base": llm.api_base or block.api_base or None, "usd_per_million": llm.usd_per_million or stated}
-    return llm.model_copy(update=more)
-
-
-def require_key(llm: LLM, where: str) -> None:
-    """Check that there is a key for a model, in its block or in the environment of this process.
-
-    Args:
-        llm: The executor, with its block's address.
-        where: Its path in the job, for messages.
-
-    Raises:
-        JobError: If there is certainly none.
-    """
-    block = f"neither the block {llm.credentials!r} nor " if llm.credentials else ""
-    if is_local(llm.model) or llm.api_base or (llm.credentials and credentials(llm.credentials).arguments):
-        return
-    if missing := missing_key_variables(llm.model):
-        has = "has" if block else "has no"
-        raise JobError(
-            f"{where}: there is no key for {llm.model!r}: {block}the environment of this run {has} {missing}. Set it "
-            f"there, name a block under '{where}.credentials' that has a key, or ask a model whose key is known."
-        )
 
 
 MIN_PREFIX_TOKENS = 1024

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, cast, get_args
 
-from pydantic import AfterValidator, BeforeValidator, JsonValue, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, PlainSerializer, WithJsonSchema
 
 from prefect_dispatch.models.output_schema import schema_of, serialize_output, to_provider_schema
 from prefect_dispatch.security.redaction import is_secret_name
@@ -292,6 +292,20 @@ Params = Annotated[
     WithJsonSchema({"type": "string", "format": "json-string", "default": "{}"}),
 ]
 """A JSON object, or its text: Prefect's forms can edit only text."""
+
+
+def _require_plain_address(address: str) -> str:
+    if "@" in address or "?" in address:
+        msg = "must be a plain address; keys and passwords live in the environment"
+        raise ValueError(msg)
+    if address and not address.lower().startswith(("http://", "https://")):
+        msg = "must begin with http:// or https://, such as http://localhost:11434/v1"
+        raise ValueError(msg)
+    return address
+
+
+Address = Annotated[str, Field(title="Address"), AfterValidator(_require_plain_address)]
+"""The address of a server, without a key or a password."""
 
 
 LOCAL_PARAMS: dict[str, JsonValue] = {"temperature": 0, "repeat_penalty": 1.15, "max_tokens": 512}
