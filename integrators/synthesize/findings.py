@@ -159,7 +159,7 @@ def describe_numbers(numbers: Sequence[int], total: int, noun: str, *, is_cited:
     """
     if is_cited:
         return f"{format_citation(numbers)}, which the sentence cites"
-    return f"any {noun}" if len(numbers) == total else f"{format_citation(numbers)}, which it is said to rest on"
+    return f"any {noun}" if len(numbers) == total else f"{format_citation(numbers)}, which it rests on"
 
 
 def describe_figure(figure: Figure, text: str) -> tuple[str, str]:
