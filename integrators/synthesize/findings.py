@@ -42,6 +42,8 @@ _BEFORE_YEAR = re.compile(
     r"[\s-])\Z"
 )
 """Pattern of what precedes a year."""
+_IDENTIFIER = re.compile(r"[^\W\d_].*\d|\d.*[^\W\d_]")
+"""Pattern of a name with digits; others that are compared letter by letter are numbers, as `half a million`."""
 _COUNTED_CHARS = 40
 """Length of the text after a number word that says what it counts."""
 
@@ -173,7 +175,7 @@ def describe_figure(figure: Figure, text: str) -> tuple[str, str]:
         return "date", "The date "
     if is_quarter(figure, text):
         return "date", "The quarter "
-    if figure.kind == "name":
+    if figure.kind == "name" and _IDENTIFIER.search(text, figure.start, figure.end):
         return "identifier", "The name "
     if (
         figure.counts
