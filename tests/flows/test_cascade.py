@@ -24,6 +24,7 @@ from prefect_dispatch.flows.runtime.form_fields import AnswerField
 from prefect_dispatch.models.cascade_decision import CascadeRule
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.outcome import Answer, CascadeAttempt
+from prefect_dispatch.tasks.cascade_learning import decision_of
 from prefect_dispatch.tasks.shards.protocol import to_job_file_form
 from tests.openai_server import Behaviour, document, failure, openai_server
 
@@ -295,8 +296,8 @@ def test_a_confidence_is_learned_and_an_item_without_a_valid_answer_counts_as_no
     assert "The saving is unknown" in note(report)
     assert report.usage.cost_usd is None
     assert bill.calls["cheap"] == 90
-    matches = [each.attempts[-1].cascade.matches for each in report.outcomes]  # type: ignore[union-attr]  # of a cascade
-    assert Counter(matches)[None] == 30
+    decisions = [decision for each in report.outcomes if (decision := decision_of(each.attempts))]
+    assert Counter(decision.matches for decision in decisions)[None] == 30
 
 
 def test_a_fallback_that_answers_in_place_of_the_strong_model_teaches_nothing(serve: Callable[[Say], Bill]) -> None:

@@ -179,12 +179,8 @@ class Cascade(Strict):
             >>> asking.difference({"verdict": "yes"}, {"verdict": "no"})
             "in 'verdict'"
         """
-        if self.compare:
-            paths = (path.split(".") for path in self.compare)
-            named = zip(self.compare, ((get_at(one, path), get_at(other, path)) for path in paths), strict=True)
-        else:
-            named = zip(*_fields_of(one, other), strict=True)
-        for name, (left, right) in named:
+        named = [(path, get_at(one, path.split(".")), get_at(other, path.split("."))) for path in self.compare]
+        for name, left, right in named or _fields_of(one, other):
             if name != self.confidence and content_text(left) != content_text(right):
                 return f"in {shorten(name, MAX_NAME)!r}" if name else "in what they say"
         return None
@@ -196,12 +192,11 @@ CONFIDENCE_STEPS = 20
 """Number of steps in which a lowest confidence is learned: by 0.05."""
 
 
-def _fields_of(one: JsonValue, other: JsonValue) -> tuple[list[str], list[tuple[JsonValue, JsonValue]]]:
-    """Return the names of the fields of two answers, and their values; of answers that are no objects, the whole."""
+def _fields_of(one: JsonValue, other: JsonValue) -> list[tuple[str, JsonValue, JsonValue]]:
+    """Return the fields of two answers, each with its name and both values; of what is no object, the whole."""
     if isinstance(one, dict) and isinstance(other, dict):
-        names = sorted({*one, *other})
-        return names, [(one.get(name), other.get(name)) for name in names]
-    return [""], [(one, other)]
+        return [(name, one.get(name), other.get(name)) for name in sorted({*one, *other})]
+    return [("", one, other)]
 
 
 def _contradiction(message: str) -> PydanticCustomError:
