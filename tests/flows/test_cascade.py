@@ -464,12 +464,13 @@ def test_the_plan_prices_a_range() -> None:
 def test_a_form_asks_a_cheap_model_first() -> None:
     """Twice; a text, a coding agent or the same model as reader doesn't go with it."""
     form: dict[str, Any] = {"files": "*.txt", "instructions": "Judge.", "model": STRONG, "cheap_model": CHEAP}
+    same: dict[str, Any] = {**form, "cheap_model": STRONG}
     executor: Any = FORM.build(**form, fields=[AnswerField(name="verdict")]).executor
     assert executor.cascade == Cascade(cheap=CHEAP, samples=2)
     with pytest.raises(JobError, match="cheap_model: its two answers are compared, and texts are never the same"):
         FORM.build(**form)
     with pytest.raises(JobError, match=r"cheap_model: cascade\.cheap is 'openai/strong'"):
-        FORM.build(**{**form, "cheap_model": STRONG}, fields=[AnswerField(name="verdict")])
+        FORM.build(**same, fields=[AnswerField(name="verdict")])
     agent = {"agent": "codex", "model": "gpt-5-codex"}
     with pytest.raises(JobError, match="cheap_model: it is asked before a model"):
         FORM.build(**form, fields=[AnswerField(name="verdict")], reader=AgentReader.model_validate(agent))

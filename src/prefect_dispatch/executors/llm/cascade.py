@@ -213,13 +213,17 @@ def from_pair(data: object) -> object:
         >>> from_pair({"cascade": ["openai/gpt-5-nano", "openai/gpt-5"]})
         {'cascade': {'cheap': 'openai/gpt-5-nano'}, 'model': 'openai/gpt-5'}
     """
-    if not isinstance(data, Mapping) or not isinstance(cast("Any", data).get("cascade"), (list, tuple)):
+    if not isinstance(data, Mapping):
         return data
-    given = dict(cast("Mapping[str, Any]", data))
-    pair: Sequence[object] = given["cascade"]
-    if len(pair) != 2:  # noqa: PLR2004 -- a pair
+    keys = cast("Mapping[str, Any]", data)
+    pair = keys.get("cascade")
+    if not isinstance(pair, (list, tuple)):
+        return keys
+    given = dict(keys)
+    models = cast("Sequence[object]", pair)
+    if len(models) != 2:  # noqa: PLR2004 -- a pair
         raise _contradiction("cascade: a list has two models, [cheap, strong]")
-    cheap, strong = pair
+    cheap, strong = models
     if given.setdefault("model", strong) != strong:
         raise _contradiction(f"cascade names {strong!r} as the strong model, and model is {given['model']!r}")
     return {**given, "cascade": {"cheap": cheap}}
@@ -253,7 +257,8 @@ def contradiction_of(llm: LLM, cascade: Cascade) -> str | None:
         return "cascade: with mode: batch all requests are sent at once; set mode to live, or leave the cascade out"
     if llm.search_options is not None:
         return "cascade: with web_search two answers rest on different pages; leave one of them out"
-    if cascade.samples > 1 and (tier := cheap_tier(llm, cascade)).is_deterministic:
+    tier = cheap_tier(llm, cascade)
+    if cascade.samples > 1 and tier.is_deterministic:
         return (
             "cascade.samples is 2, and at temperature 0 a model says the same each time: set "
             "cascade.params.temperature (to 0.7, say), or samples to 1"
