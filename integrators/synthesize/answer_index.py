@@ -398,7 +398,7 @@ class Source:
 
     @cached_property
     def language(self) -> str:
-        """The answer's language; empty if it can't be told."""
+        """The answer's language; empty if it is unknown."""
         return detect_language(self.text)
 
     @cached_property

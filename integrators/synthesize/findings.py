@@ -42,6 +42,8 @@ _BEFORE_YEAR = re.compile(
     r"[\s-])\Z"
 )
 """Pattern of what precedes a year."""
+_IDENTIFIER = re.compile(r"[^\W\d_].*\d|\d.*[^\W\d_]")
+"""Pattern of a name with digits; others that are compared letter by letter are numbers, as `half a million`."""
 _COUNTED_CHARS = 40
 """Length of the text after a number word that says what it counts."""
 
@@ -159,7 +161,7 @@ def describe_numbers(numbers: Sequence[int], total: int, noun: str, *, is_cited:
     """
     if is_cited:
         return f"{format_citation(numbers)}, which the sentence cites"
-    return f"any {noun}" if len(numbers) == total else f"{format_citation(numbers)}, which it is said to rest on"
+    return f"any {noun}" if len(numbers) == total else f"{format_citation(numbers)}, which it rests on"
 
 
 def describe_figure(figure: Figure, text: str) -> tuple[str, str]:
@@ -173,7 +175,7 @@ def describe_figure(figure: Figure, text: str) -> tuple[str, str]:
         return "date", "The date "
     if is_quarter(figure, text):
         return "date", "The quarter "
-    if figure.kind == "name":
+    if figure.kind == "name" and _IDENTIFIER.search(text, figure.start, figure.end):
         return "identifier", "The name "
     if (
         figure.counts

@@ -2,7 +2,7 @@
 
 A sentence of a source that gives several figures, such as `Acme grew 5 %, Bosch 7 %`, is split at them. Where each
 figure follows its subject, the words before it belong to it; where it precedes it (`5 % at Acme, 7 % at Bosch`), the
-words after it do. Any other sentence is left alone, as no rule tells which figure belongs to which word.
+words after it do. Any other sentence is left alone, as no rule says which figure belongs to which word.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Share(NamedTuple):
 
 
 def split_by_figures(statement: Statement) -> list[Share]:
-    """Return the figures of a sentence with their subjects; empty if no rule tells which belongs to which.
+    """Return the figures of a sentence with their subjects; empty if no rule says which belongs to which.
 
     Example:
         >>> [(each.at, sorted(each.keys)) for each in split_by_figures(Statement.parse("Acme grew 5 %, Bosch 7 %."))]

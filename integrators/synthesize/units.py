@@ -1,4 +1,4 @@
-"""Units of figures, read so that two units of one dimension can be told apart.
+"""Units of figures, read so that two units of one dimension can be distinguished.
 
 A unit follows its number (`5 mg`, `5-day`, `five calendar weeks`, `5 percentage points`), or is a currency before it
 (`€5`). Different names of one unit, such as `km` and `kilometres`, are equal; units are not converted.

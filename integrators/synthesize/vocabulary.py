@@ -265,7 +265,7 @@ def list_word_starts(text: str) -> list[str]:
     return starts
 
 
-# Frequent words of languages in Latin script, by which one is told from another. English is told by `is_english`.
+# Frequent words of languages in Latin script, which distinguish them. English is detected by `is_english`.
 _FREQUENT = {
     "German": _words(
         "der die das und ist nicht mit den dem des ein eine einer eines von zu auf für im sich auch wird werden hat "
@@ -283,7 +283,7 @@ _FREQUENT = {
 _MIN_FREQUENT = 2
 """Number of frequent words from which on a language is known."""
 _SCRIPT_CHARS = 2_000
-"""Number of characters by which a script is told."""
+"""Number of characters by which a script is detected."""
 _LETTER = re.compile(r"[^\W\d_]")
 _SCRIPTS = (
     *("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "HANGUL", "CJK", "HIRAGANA", "KATAKANA"),
@@ -291,7 +291,7 @@ _SCRIPTS = (
 
 
 def detect_language(text: str) -> str:
-    """Return the name of a text's language, or of its script if it isn't Latin; empty if it can't be told.
+    """Return the name of a text's language, or of its script if it isn't Latin; empty if it is unknown.
 
     Example:
         >>> detect_language("The client paid."), detect_language("Der Kunde hat bezahlt."), detect_language("MIT")

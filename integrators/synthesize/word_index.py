@@ -7,7 +7,7 @@ import unicodedata
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from heapq import nlargest
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,7 +38,7 @@ _LETTERS_WITHOUT_MARKS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ı": "
 """Letters that Unicode doesn't decompose, and the typographic apostrophe."""
 _POSSESSIVE = re.compile(r"'s?\Z")
 _MIN_SIMILAR = 5
-"""Least length of a name that is told from a similar one."""
+"""Least length of a name that is distinguished from a similar one."""
 _MAX_SIMILAR = 30
 """Number of letters of a name from which on similar names are not looked for."""
 _ACRONYM = re.compile(r"[A-Z]{2,6}s?")
@@ -57,6 +57,7 @@ def is_negation(word: str) -> bool:
     return word in NEGATIONS or word.endswith("n't")
 
 
+@lru_cache(maxsize=1 << 16)
 def fold_name(name: str) -> str:
     """Return a name without case, diacritics and a possessive ending, by which names are compared.
 

@@ -24,6 +24,7 @@ from prefect_dispatch.flows.runtime.form_fields import AnswerField
 from prefect_dispatch.models.cascade_decision import CascadeRule
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.outcome import Answer, CascadeAttempt
+from prefect_dispatch.tasks.cascade_learning import decision_of
 from prefect_dispatch.tasks.shards.protocol import to_job_file_form
 from tests.openai_server import Behaviour, document, failure, openai_server
 
@@ -295,8 +296,8 @@ def test_a_confidence_is_learned_and_an_item_without_a_valid_answer_counts_as_no
     assert "The saving is unknown" in note(report)
     assert report.usage.cost_usd is None
     assert bill.calls["cheap"] == 90
-    matches = [each.attempts[-1].cascade.matches for each in report.outcomes]  # type: ignore[union-attr]  # of a cascade
-    assert Counter(matches)[None] == 30
+    decisions = [decision for each in report.outcomes if (decision := decision_of(each.attempts))]
+    assert Counter(decision.matches for decision in decisions)[None] == 30
 
 
 def test_a_fallback_that_answers_in_place_of_the_strong_model_teaches_nothing(serve: Callable[[Say], Bill]) -> None:
@@ -463,12 +464,13 @@ def test_the_plan_prices_a_range() -> None:
 def test_a_form_asks_a_cheap_model_first() -> None:
     """Twice; a text, a coding agent or the same model as reader doesn't go with it."""
     form: dict[str, Any] = {"files": "*.txt", "instructions": "Judge.", "model": STRONG, "cheap_model": CHEAP}
+    same: dict[str, Any] = {**form, "cheap_model": STRONG}
     executor: Any = FORM.build(**form, fields=[AnswerField(name="verdict")]).executor
     assert executor.cascade == Cascade(cheap=CHEAP, samples=2)
     with pytest.raises(JobError, match="cheap_model: its two answers are compared, and texts are never the same"):
         FORM.build(**form)
     with pytest.raises(JobError, match=r"cheap_model: cascade\.cheap is 'openai/strong'"):
-        FORM.build(**{**form, "cheap_model": STRONG}, fields=[AnswerField(name="verdict")])
+        FORM.build(**same, fields=[AnswerField(name="verdict")])
     agent = {"agent": "codex", "model": "gpt-5-codex"}
     with pytest.raises(JobError, match="cheap_model: it is asked before a model"):
         FORM.build(**form, fields=[AnswerField(name="verdict")], reader=AgentReader.model_validate(agent))

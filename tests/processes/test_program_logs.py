@@ -69,7 +69,10 @@ def test_logs_have_names_of_their_own_and_an_end(monkeypatch: pytest.MonkeyPatch
     note = made[0].parent / "note.txt"
     note.write_text("mine")
     os.utime(made[3], (0, 0))
+    never_started = new_log("command").with_suffix(".json")
+    os.utime(never_started, (0, 0))
     prune_logs()
+    assert not never_started.exists()
     assert [log.exists() for log in made] == [True, True, True, False]
     assert [log.with_suffix(".json").exists() for log in made] == [True, True, True, False]
     monkeypatch.setattr(module, "MAX_TOTAL_LOG_BYTES", 250)

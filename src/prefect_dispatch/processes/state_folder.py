@@ -389,3 +389,7 @@ def prune_logs() -> None:
         if changed < oldest or budget < 0:
             log.unlink(missing_ok=True)
             log.with_suffix(LOG_DESCRIPTION).unlink(missing_ok=True)
+    for description in (state_folder() / "logs").glob(f"*/*{LOG_DESCRIPTION}"):  # also of programs that never started
+        with suppress(FileNotFoundError):
+            if description.stat().st_mtime < oldest:
+                description.unlink()

@@ -179,12 +179,8 @@ class Cascade(Strict):
             >>> asking.difference({"verdict": "yes"}, {"verdict": "no"})
             "in 'verdict'"
         """
-        if self.compare:
-            paths = (path.split(".") for path in self.compare)
-            named = zip(self.compare, ((get_at(one, path), get_at(other, path)) for path in paths), strict=True)
-        else:
-            named = zip(*_fields_of(one, other), strict=True)
-        for name, (left, right) in named:
+        named = [(path, get_at(one, path.split(".")), get_at(other, path.split("."))) for path in self.compare]
+        for name, left, right in named or _fields_of(one, other):
             if name != self.confidence and content_text(left) != content_text(right):
                 return f"in {shorten(name, MAX_NAME)!r}" if name else "in what they say"
         return None
@@ -196,12 +192,11 @@ CONFIDENCE_STEPS = 20
 """Number of steps in which a lowest confidence is learned: by 0.05."""
 
 
-def _fields_of(one: JsonValue, other: JsonValue) -> tuple[list[str], list[tuple[JsonValue, JsonValue]]]:
-    """Return the names of the fields of two answers, and their values; of answers that are no objects, the whole."""
+def _fields_of(one: JsonValue, other: JsonValue) -> list[tuple[str, JsonValue, JsonValue]]:
+    """Return the fields of two answers, each with its name and both values; of what is no object, the whole."""
     if isinstance(one, dict) and isinstance(other, dict):
-        names = sorted({*one, *other})
-        return names, [(one.get(name), other.get(name)) for name in names]
-    return [""], [(one, other)]
+        return [(name, one.get(name), other.get(name)) for name in sorted({*one, *other})]
+    return [("", one, other)]
 
 
 def _contradiction(message: str) -> PydanticCustomError:
@@ -218,13 +213,17 @@ def from_pair(data: object) -> object:
         >>> from_pair({"cascade": ["openai/gpt-5-nano", "openai/gpt-5"]})
         {'cascade': {'cheap': 'openai/gpt-5-nano'}, 'model': 'openai/gpt-5'}
     """
-    if not isinstance(data, Mapping) or not isinstance(cast("Any", data).get("cascade"), (list, tuple)):
+    if not isinstance(data, Mapping):
         return data
-    given = dict(cast("Mapping[str, Any]", data))
-    pair: Sequence[object] = given["cascade"]
-    if len(pair) != 2:  # noqa: PLR2004 -- a pair
+    keys = cast("Mapping[str, Any]", data)
+    pair = keys.get("cascade")
+    if not isinstance(pair, (list, tuple)):
+        return keys
+    given = dict(keys)
+    models = cast("Sequence[object]", pair)
+    if len(models) != 2:  # noqa: PLR2004 -- a pair
         raise _contradiction("cascade: a list has two models, [cheap, strong]")
-    cheap, strong = pair
+    cheap, strong = models
     if given.setdefault("model", strong) != strong:
         raise _contradiction(f"cascade names {strong!r} as the strong model, and model is {given['model']!r}")
     return {**given, "cascade": {"cheap": cheap}}
@@ -258,7 +257,8 @@ def contradiction_of(llm: LLM, cascade: Cascade) -> str | None:
         return "cascade: with mode: batch all requests are sent at once; set mode to live, or leave the cascade out"
     if llm.search_options is not None:
         return "cascade: with web_search two answers rest on different pages; leave one of them out"
-    if cascade.samples > 1 and (tier := cheap_tier(llm, cascade)).is_deterministic:
+    tier = cheap_tier(llm, cascade)
+    if cascade.samples > 1 and tier.is_deterministic:
         return (
             "cascade.samples is 2, and at temperature 0 a model says the same each time: set "
             "cascade.params.temperature (to 0.7, say), or samples to 1"
