@@ -14,7 +14,6 @@ from pydantic import BeforeValidator, WithJsonSchema
 from rapidfuzz import process
 
 from prefect_dispatch.errors import ExecutorError, JobError, TerminalError, first_problem
-from prefect_dispatch.executors.llm.messages import is_local
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.processes.ephemeral_server import use_server
 from prefect_dispatch.security.redaction import redact, register_secrets
@@ -36,6 +35,8 @@ _EXTRA_KEY_VARIABLES = {
     "replicate": "REPLICATE_API_TOKEN",
 }
 """Further variables in which litellm looks for a key, although its list of missing ones doesn't have them."""
+_LOCAL = "local/"
+"""Beginning of the names of models without a key; a module above this one defines it for all others."""
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _lock = threading.Lock()
 _cache: dict[str, LLMCredentials] = {}
@@ -176,7 +177,7 @@ def apply_block(llm: LLM, where: str = "executor") -> LLM:
     Raises:
         JobError: If there is no such block, or it isn't for the executor's model.
     """
-    if llm.credentials is None or is_local(llm.model):
+    if llm.credentials is None or llm.model.startswith(_LOCAL):
         return llm
     block = load_credentials(llm.credentials, f"{where}.credentials")
     require_matching_provider(block.model, llm.model, llm.credentials, where)
@@ -196,7 +197,7 @@ def require_key(llm: LLM, where: str) -> None:
         JobError: If there is certainly none.
     """
     block = f"neither the block {llm.credentials!r} nor " if llm.credentials else ""
-    if is_local(llm.model) or llm.api_base or (llm.credentials and credentials(llm.credentials).arguments):
+    if llm.model.startswith(_LOCAL) or llm.api_base or (llm.credentials and credentials(llm.credentials).arguments):
         return
     if missing := missing_key_variables(llm.model):
         has = "has" if block else "has no"
