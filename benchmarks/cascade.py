@@ -4,7 +4,7 @@
 
 A run has 5,000 items, 60 % of them easy. A call of the cheap model costs 1/20 of one of the strong model. Both answer
 100 items, from which the rule is learned that decides on the others, with a target agreement of 95 % at a confidence of
-95 %; the cheap model has two samples. The rule is learned by the code that runs use, `tasks.cascade_learning`.
+95 %; the cheap model has two samples. The rule is learned by the code that runs use, `tasks.pilots.cascade_learning`.
 
 Agreement is with the strong model, so an accuracy here is the probability that an answer of the cheap model is that of
 the strong one: 99 % of easy items, and 30 % of hard ones. A wrong answer is one of so many others, each as likely; the
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.executors.llm.cascade import Cascade, Learn
 from prefect_dispatch.models.cascade_decision import CascadeRule, CascadeSignals
-from prefect_dispatch.tasks.cascade_learning import ComparedItem, learn_rule
+from prefect_dispatch.tasks.pilots.cascade_learning import ComparedItem, learn_rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.integrators.synthesize.answer_index import Source, number_answers
-from prefect_dispatch.integrators.synthesize.findings import check_claims, check_prose
 from prefect_dispatch.integrators.synthesize.check_text import JUDGE_CONTEXT, DirectAsker
+from prefect_dispatch.integrators.synthesize.findings import check_claims, check_prose
 from prefect_dispatch.integrators.synthesize.judge import judge_claims, list_claims
 from prefect_dispatch.integrators.synthesize.output_format import Part
 from prefect_dispatch.models.outcome import Outcome

@@ -31,8 +31,8 @@ from prefect_dispatch.prefect_compat import outside_transactions
 from prefect_dispatch.security.escaping import join_names, strip_control_chars
 from prefect_dispatch.security.redaction import redact_json, safe_message
 from prefect_dispatch.serialization.json_text import canonical_json
-from prefect_dispatch.tasks.cascade_learning import cascade_table, decision_of
 from prefect_dispatch.tasks.integrate import integrate
+from prefect_dispatch.tasks.pilots.cascade_learning import cascade_table, decision_of
 from prefect_dispatch.tasks.preflight import describe_waiver
 from prefect_dispatch.tasks.work_item import unmapped_quote
 

@@ -26,7 +26,7 @@ from prefect_dispatch.prefect_compat import form_answer
 from prefect_dispatch.reporting.progress import on_question, on_wait
 from prefect_dispatch.security.escaping import escape_paragraph, strip_control_chars
 from prefect_dispatch.serialization.json_text import digest
-from prefect_dispatch.tasks.pilot import PilotResult, draw_sample, evaluate_pilot, missed_thresholds
+from prefect_dispatch.tasks.pilots.pilot import PilotResult, draw_sample, evaluate_pilot, missed_thresholds
 from prefect_dispatch.tasks.plan import Plan
 from prefect_dispatch.tasks.result_store import PREFIX
 from prefect_dispatch.tasks.run_brief import result_store_for_run

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.calls.budget import require_enforceable_limits
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_samples, require_variety
-from prefect_dispatch.executors.block_references import apply_block, require_key
+from prefect_dispatch.executors.block_references import require_key
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.command_checks import require_item_variables
+from prefect_dispatch.executors.llm.cascade import cascade_of
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.local_model import model_file, resolve_model_path
 from prefect_dispatch.executors.llm.messages import is_local
@@ -188,7 +189,7 @@ def require_cascade(briefs: Sequence[Brief], executor: Executor, limits: Limits)
     Raises:
         JobError: If not; the message names the key.
     """
-    cascade = BaseExecutor.of(executor).cascade_options
+    cascade = cascade_of(executor)
     if cascade is None:
         return
     require_cascade_fields(briefs, cascade)
@@ -238,7 +239,7 @@ def require_known_models(integrator: AnyMerger, folder: Path) -> None:
     for where, llm in _query_models(integrator):
         if llm.cascade:
             raise JobError(f"{where}.cascade: the integrator's own queries have one model; leave the cascade out.")
-        apply_block(llm, where)
+        llm.with_block(where)
         try:
             llm.require_available()
             for model in filter(is_local, llm.models):
@@ -254,7 +255,9 @@ def require_keys(integrator: AnyMerger) -> None:
         JobError: If there is none.
     """
     for where, llm in _query_models(integrator):
-        require_key(apply_block(llm, where), where)
+        model = llm.with_block(where)
+        if not is_local(model.model) and not model.api_base:
+            require_key(model.credentials, model.model, where)
 
 
 def _query_models(integrator: AnyMerger) -> Iterator[tuple[str, LLM]]:

@@ -67,7 +67,8 @@ from prefect_dispatch.reporting.progress import on_budget
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.security.redaction import redact, redact_json, safe_message
 from prefect_dispatch.sources.inline import with_values
-from prefect_dispatch.tasks.cascade_learning import (
+from prefect_dispatch.tasks.fan_out import FanOut
+from prefect_dispatch.tasks.pilots.cascade_learning import (
     MEASURE,
     attempts_by_work,
     choose_sample,
@@ -77,7 +78,6 @@ from prefect_dispatch.tasks.cascade_learning import (
     learning_cascade,
     with_rule,
 )
-from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.provider_batches import BatchResults
 from prefect_dispatch.tasks.table_tasks import emit_file_assets
 from prefect_dispatch.tasks.work_item import group_equal_work

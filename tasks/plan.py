@@ -11,6 +11,7 @@ from prefect_dispatch.calls.budget import executor_name, find_cost_bound
 from prefect_dispatch.calls.prompt_prefixes import prefix_key
 from prefect_dispatch.executors.base import Ask, BaseExecutor, executor_for
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+from prefect_dispatch.executors.llm.cascade import cascade_of
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.security.escaping import count_noun
@@ -238,7 +239,7 @@ def _estimate_tokens(asks: Sequence[WorkItem], executor: Executor) -> tuple[int 
 
 def _planned_calls(executor: BaseExecutor) -> list[BaseExecutor]:
     """Return the executors of the calls for an item: of a cascade, of all that there may be."""
-    if (cascade := executor.cascade_options) is None:
+    if (cascade := cascade_of(executor)) is None:
         return [executor]
     cheap = BaseExecutor.of(executor.fallback_chain[0])
     return [*[cheap] * cascade.samples, BaseExecutor.of(executor.without_cascade)]
@@ -253,7 +254,7 @@ def _cascade_basis(asks: Sequence[WorkItem], executor: Executor, most: float | N
         most: The cost if both models are asked for every item.
     """
     base = BaseExecutor.of(executor)
-    if (cascade := base.cascade_options) is None or most is None or not asks:
+    if (cascade := cascade_of(executor)) is None or most is None or not asks:
         return ""
     least = (_estimate_tokens(asks, base.fallback_chain[0])[2] or 0.0) * cascade.samples
     learned = asks[: cascade.learn.items] if cascade.learn else ()
@@ -270,7 +271,7 @@ def _estimate_cached(asks: Sequence[WorkItem], executor: Executor) -> tuple[int,
     counts = Counter(prefix_key(each.brief) for each in asks)
     for key, brief in {prefix_key(each.brief): each.brief for each in asks}.items():
         chosen = BaseExecutor.of(executor_for(brief, executor))
-        if chosen.cascade_options:  # how often each model is asked isn't known
+        if cascade_of(chosen):  # how often each model is asked isn't known
             continue
         others = counts[key] - 1
         tokens = chosen.prefix_tokens(brief) if others else 0

@@ -45,7 +45,7 @@ def reader(path: Path, program: str, model: str = "") -> LogReader:
 def steps(path: Path, program: str, *lines: object) -> list[str]:
     """Return the steps of a log with some lines; those that are no texts are written as JSON."""
     path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
-    return [str(step) for step in reader(path, program).read()]
+    return [str(step) for step in reader(path, program).new_steps()]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_steps_of_a_real_agent(
 ) -> None:
     """What it said, ran and wrote, in order; tokens and cost as it reports them, else by the price table."""
     log = reader(RECORDED / FILES[program], program, model)
-    assert [str(step) for step in log.read()] == expected
+    assert [str(step) for step in log.new_steps()] == expected
     activity = log.describe()
     assert activity.tokens == tokens
     assert activity.cost_usd == (cost if cost is None else pytest.approx(cost))
@@ -128,9 +128,9 @@ def test_a_log_is_read_as_it_grows(program: str, tmp_path: Path) -> None:
     log, found = reader(path, program), list[str]()
     for cut in range(0, len(whole), 97):
         path.write_bytes(whole[: cut + 97])
-        found += map(str, log.read())
+        found += map(str, log.new_steps())
     other = reader(RECORDED / FILES[program], program)
-    assert found == [str(step) for step in other.read()]
+    assert found == [str(step) for step in other.new_steps()]
     assert log.tokens == other.tokens
 
 
@@ -145,7 +145,7 @@ def test_tokens_of_a_call_count_once(tmp_path: Path) -> None:
 
     path.write_text(said("1") + said("1") + said("2"))
     log = reader(path, "claude", "no/model-of-this-name")
-    assert len([*log.read()]) == 3
+    assert len([*log.new_steps()]) == 3
     assert log.tokens == Tokens(prompt=30, completion=2, cached=10)
     assert (log.describe().cost_usd, log.describe().is_estimated) == (None, False)
 
@@ -219,7 +219,7 @@ def test_the_cost_of_mini(tmp_path: Path) -> None:
     command = "\n".join(map(str, range(200)))
     path.write_text(f"mini-swe-agent (step 2, $0.25):\n\n```\n{command}\n```\nUser:\nnot a step\n")
     log = reader(path, "mini")
-    assert [str(step) for step in log.read()] == ["$ " + "\n".join(map(str, range(100)))]
+    assert [str(step) for step in log.new_steps()] == ["$ " + "\n".join(map(str, range(100)))]
     assert log.describe().cost_usd == 0.25
 
 
@@ -238,7 +238,7 @@ def test_what_is_shown_is_bounded_and_harmless(tmp_path: Path) -> None:
     path = tmp_path / "1.log"
     path.write_text(json.dumps(event) + "\n")
     log = reader(path, "claude")
-    (step,) = log.read()
+    (step,) = log.new_steps()
     assert step.text.startswith("]0;title ***\n end\nx")
     assert len(step.text) == MAX_STEP
     line = log.describe().step
@@ -259,11 +259,11 @@ def test_a_line_without_an_end_is_read_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "1.log"
     path.write_text("one\ntw")
     log = reader(path, "command")
-    assert [str(step) for step in log.read()] == ["one"]
+    assert [str(step) for step in log.new_steps()] == ["one"]
     path.write_text("one\ntwo")
-    assert [str(step) for step in log.read()] == []
-    assert [str(step) for step in log.read(is_last=True)] == ["two"]
-    assert [*log.read(is_last=True)] == []
+    assert [str(step) for step in log.new_steps()] == []
+    assert [str(step) for step in log.new_steps(is_last=True)] == ["two"]
+    assert [*log.new_steps(is_last=True)] == []
 
 
 def test_a_program_that_is_started_again_is_read_anew(tmp_path: Path) -> None:
@@ -271,11 +271,11 @@ def test_a_program_that_is_started_again_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "1.log"
     path.write_text("a long first line\n")
     log = reader(path, "command")
-    assert [str(step) for step in log.read()] == ["a long first line"]
+    assert [str(step) for step in log.new_steps()] == ["a long first line"]
     path.write_text("again\n")
-    assert [str(step) for step in log.read()] == ["again"]
+    assert [str(step) for step in log.new_steps()] == ["again"]
     path.unlink()
-    assert [*log.read()] == []
+    assert [*log.new_steps()] == []
 
 
 @given(

@@ -24,7 +24,7 @@ from prefect_dispatch.flows.runtime.form_fields import AnswerField
 from prefect_dispatch.models.cascade_decision import CascadeRule
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.outcome import Answer, CascadeAttempt
-from prefect_dispatch.tasks.cascade_learning import decision_of
+from prefect_dispatch.tasks.pilots.cascade_learning import decision_of
 from prefect_dispatch.tasks.shards.protocol import to_job_file_form
 from tests.openai_server import Behaviour, document, failure, openai_server
 

@@ -15,7 +15,7 @@ from prefect_dispatch.executors.llm.cascade import Learn
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.cascade_decision import CascadeDecision, CascadeRule, CascadeSignals
 from prefect_dispatch.models.outcome import Attempt, CascadeAttempt, Usage
-from prefect_dispatch.tasks.cascade_learning import (
+from prefect_dispatch.tasks.pilots.cascade_learning import (
     ComparedItem,
     cascade_table,
     choose_sample,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dispatch import Brief, Item
-from prefect_dispatch.tasks.pilot import describe_spread, draw_sample, project_total, size_of
+from prefect_dispatch.tasks.pilots.pilot import describe_spread, draw_sample, project_total, size_of
 from prefect_dispatch.tasks.work_item import WorkItem
 
 BRIEF = Brief(name="terms", instructions="Read it.")

@@ -29,6 +29,7 @@ from prefect_dispatch.errors import (
     TransientError,
 )
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply, redact_value
+from prefect_dispatch.executors.llm.cascade import cascade_of
 from prefect_dispatch.models.cascade_decision import CascadeDecision
 from prefect_dispatch.models.checks import Sources
 from prefect_dispatch.models.outcome import (
@@ -379,9 +380,10 @@ class _Attempt:
         base = BaseExecutor.of(executor)
         self.usage = _usage_of_unanswered_calls(executor, self.ask(), self.checkpoint.unanswered_calls)
         tiers = base.fallback_chain
-        if base.cascade_options and (answer := await self._run_cascade(base.cascade_options, tiers)):
+        cascade = cascade_of(executor)
+        if cascade and (answer := await self._run_cascade(cascade, tiers)):
             return answer
-        return await self._run_chain(tiers, first=1 if base.cascade_options else 0)
+        return await self._run_chain(tiers, first=1 if cascade else 0)
 
     async def _run_cascade(self, cascade: Cascade, tiers: Sequence[Executor]) -> tuple[JsonValue, Reply] | None:
         """Ask the cheap model of a cascade; return its answer if it counts, or the compared one of the strong model.

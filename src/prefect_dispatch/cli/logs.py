@@ -106,7 +106,7 @@ def _list_programs(logs: Sequence[ProgramLog]) -> Iterator[str]:
     running = [log for log in logs if log.is_running]
     for log in running:
         reader = LogReader(log)
-        for _ in reader.read():
+        for _ in reader.new_steps():
             pass
         yield f"running  {_heading(log)}{strip_control_chars(format_activity(reader.describe()))}"
     paths = {log.path for log in running}
@@ -130,7 +130,7 @@ def _print_log(log: ProgramLog, *, follow: bool) -> None:
     while True:
         # Asked before the log is read, so that nothing is missed which was written at the end.
         goes_on = follow and log.is_running
-        for step in reader.read(is_last=not goes_on):
+        for step in reader.new_steps(is_last=not goes_on):
             print(step, flush=True)
         if not goes_on:
             return

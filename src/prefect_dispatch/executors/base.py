@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from prefect_dispatch.executors.llm.cascade import Cascade
-
 
 class Ask(Frozen):
     """One call of an executor."""
@@ -183,11 +181,6 @@ class BaseExecutor(ABC):
     def fallback_chain(self) -> tuple[Executor, ...]:
         """The fallback chain: itself without fallbacks, then each fallback, in order. By default itself."""
         return (self,)
-
-    @property
-    def cascade_options(self) -> Cascade | None:
-        """The options of its cascade, whose cheap model is the first of its fallback chain. By default None."""
-        return None
 
     @property
     def without_cascade(self) -> Executor:

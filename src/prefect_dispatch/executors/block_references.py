@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from prefect.blocks.core import Block
 
     from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
-    from prefect_dispatch.executors.llm.llm import LLM
 
     B = TypeVar("B", bound=Block)
 
@@ -35,8 +34,6 @@ _EXTRA_KEY_VARIABLES = {
     "replicate": "REPLICATE_API_TOKEN",
 }
 """Further variables in which litellm looks for a key, although its list of missing ones doesn't have them."""
-_LOCAL = "local/"
-"""Beginning of the names of models without a key; a module above this one defines it for all others."""
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _lock = threading.Lock()
 _cache: dict[str, LLMCredentials] = {}
@@ -167,42 +164,42 @@ def require_matching_provider(block_model: str, model: str, name: str, where: st
         )
 
 
-def apply_block(llm: LLM, where: str = "executor") -> LLM:
-    """Return an executor with the address and the price of its block; the key stays in the block.
+def address_and_price(name: str, model: str, where: str) -> tuple[str | None, tuple[float, float] | None]:
+    """Return the address in a block, and its price for a model; the key stays in the block.
 
     Args:
-        llm: The executor.
-        where: Its path in the job, for messages.
+        name: The block's name.
+        model: The model that is asked with it.
+        where: The executor's path in the job, for messages.
+
+    Returns:
+        The address, and US dollars per million tokens sent and received; None for what the block doesn't have.
 
     Raises:
-        JobError: If there is no such block, or it isn't for the executor's model.
+        JobError: If there is no such block, or it isn't for the model.
     """
-    if llm.credentials is None or llm.model.startswith(_LOCAL):
-        return llm
-    block = load_credentials(llm.credentials, f"{where}.credentials")
-    require_matching_provider(block.model, llm.model, llm.credentials, where)
-    stated = block.price if block.model in ("", llm.model) and not llm.fallbacks else None
-    more = {"api_base": llm.api_base or block.api_base or None, "usd_per_million": llm.usd_per_million or stated}
-    return llm.model_copy(update=more)
+    block = load_credentials(name, f"{where}.credentials")
+    require_matching_provider(block.model, model, name, where)
+    return block.api_base or None, block.price if block.model in ("", model) else None
 
 
-def require_key(llm: LLM, where: str) -> None:
-    """Check that there is a key for a model, in its block or in the environment of this process.
+def require_key(name: str | None, model: str, where: str) -> None:
+    """Check that there is a key for a provider's model, in a block or in the environment of this process.
 
     Args:
-        llm: The executor, with its block's address.
-        where: Its path in the job, for messages.
+        name: The block's name; None without a block.
+        model: The model.
+        where: The executor's path in the job, for messages.
 
     Raises:
         JobError: If there is certainly none.
     """
-    block = f"neither the block {llm.credentials!r} nor " if llm.credentials else ""
-    if llm.model.startswith(_LOCAL) or llm.api_base or (llm.credentials and credentials(llm.credentials).arguments):
+    if name and credentials(name).arguments:
         return
-    if missing := missing_key_variables(llm.model):
-        has = "has" if block else "has no"
+    if missing := missing_key_variables(model):
+        block, has = (f"neither the block {name!r} nor ", "has") if name else ("", "has no")
         raise JobError(
-            f"{where}: there is no key for {llm.model!r}: {block}the environment of this run {has} {missing}. Set it "
+            f"{where}: there is no key for {model!r}: {block}the environment of this run {has} {missing}. Set it "
             f"there, name a block under '{where}.credentials' that has a key, or ask a model whose key is known."
         )
 

@@ -76,7 +76,7 @@ class LogReader:
         self._total_tokens: Tokens | None = None
         self._total_cost: float | None = None
 
-    def read(self, *, is_last: bool = False) -> Iterator[Step]:
+    def new_steps(self, *, is_last: bool = False) -> Iterator[Step]:
         """Yield the steps that were written since the last call.
 
         Args:
@@ -186,7 +186,7 @@ class LiveView:
                     del self._readers[path]
                 continue
             if len(activities) < MAX_ACTIVITIES:
-                for _ in reader.read():
+                for _ in reader.new_steps():
                     pass
                 activities.append(reader.describe())
         return tuple(activities)

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.errors import TerminalError
 from prefect_dispatch.executors.block_references import Credentials
-from prefect_dispatch.executors.llm.messages import Address, Params
+from prefect_dispatch.executors.llm.messages import Address, Params, is_deterministic
 from prefect_dispatch.models.base import NoneFirst, Strict
 from prefect_dispatch.models.brief import Text
 from prefect_dispatch.models.cascade_decision import CascadeRule
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from typing_extensions import Self
 
-    from prefect_dispatch.executors.llm.llm import LLM
+    from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models.brief import Brief
 
 Path = Annotated[str, StringConstraints(pattern=r"^[^.\s]+(\.[^.\s]+)*$", max_length=200)]
@@ -148,14 +148,15 @@ class Cascade(Strict):
         ]
         return [*levels, CascadeRule(accept="valid")] if accepts else levels
 
-    def identity(self, tier: LLM) -> dict[str, JsonValue]:
+    def identity(self, api_base: str | None, params: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """Return what of it can change an answer, beside the models.
 
         Args:
-            tier: The cheap model as an executor.
+            api_base: The address of the cheap model's server.
+            params: The parameters of its calls.
         """
         counted = self.model_dump(mode="json", include={"samples", "compare", "confidence", "min_confidence", "learn"})
-        return {**counted, "api_base": tier.api_base, "params": tier.params}
+        return {**counted, "api_base": api_base, "params": params}
 
     def stated_confidence(self, value: JsonValue) -> float | None:
         """Return the confidence that an answer states; None if it states none, or no number from 0 to 1.
@@ -229,41 +230,42 @@ def from_pair(data: object) -> object:
     return {**given, "cascade": {"cheap": cheap}}
 
 
-def cheap_tier(llm: LLM, cascade: Cascade) -> LLM:
-    """Return the cheap model of a cascade as an executor.
+def cascade_of(executor: Executor) -> Cascade | None:
+    """Return the options of an executor's cascade, whose cheap model is the first of its fallback chain.
 
-    Args:
-        llm: The executor with the cascade.
-        cascade: Its cascade.
+    Returns:
+        None for an executor without one.
     """
-    tier = llm.with_single_model(cascade.cheap)
-    own = {"api_base": cascade.api_base, "credentials": cascade.credentials, "params": cascade.params}
-    given = {name: value for name, value in own.items() if value is not None}
-    return tier.model_copy(update={**given, "usd_per_million": cascade.usd_per_million})
+    options = getattr(executor, "cascade", None)
+    return options if isinstance(options, Cascade) else None
 
 
-def contradiction_of(llm: LLM, cascade: Cascade) -> str | None:
+def contradiction_of(
+    cascade: Cascade, *, others: Sequence[str], mode: str, searches: bool, params: Mapping[str, JsonValue]
+) -> str | None:
     """Return what of an executor contradicts its cascade, and the way out; None if nothing does.
 
     Args:
-        llm: The executor.
-        cascade: Its cascade.
+        cascade: The cascade.
+        others: The strong model and its fallbacks.
+        mode: How requests are sent, `live` or `batch`.
+        searches: Whether the models search the web.
+        params: The parameters of the cheap model's calls.
     """
-    if cascade.cheap in (llm.model, *llm.fallbacks):
+    if cascade.cheap in others:
         return (
             f"cascade.cheap is {cascade.cheap!r}, which is also asked as the strong model or a fallback: name another"
         )
-    if llm.mode == "batch":
+    if mode == "batch":
         return "cascade: with mode: batch all requests are sent at once; set mode to live, or leave the cascade out"
-    if llm.search_options is not None:
+    if searches:
         return "cascade: with web_search two answers rest on different pages; leave one of them out"
-    tier = cheap_tier(llm, cascade)
-    if cascade.samples > 1 and tier.is_deterministic:
+    if cascade.samples > 1 and is_deterministic(cascade.cheap, params):
         return (
             "cascade.samples is 2, and at temperature 0 a model says the same each time: set "
             "cascade.params.temperature (to 0.7, say), or samples to 1"
         )
-    if cascade.samples > 1 and "seed" in tier.params:
+    if cascade.samples > 1 and "seed" in params:
         return (
             "cascade.samples is 2, and with a seed a model says the same each time: leave 'seed' out of cascade.params"
         )

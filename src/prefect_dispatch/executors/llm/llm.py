@@ -24,14 +24,13 @@ from prefect_dispatch.errors import (
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply, require_no_command
 from prefect_dispatch.executors.block_references import (
     Credentials,
-    apply_block,
+    address_and_price,
     load_key,
     missing_key_variables,
     name_block_in_failure,
 )
 from prefect_dispatch.executors.llm.cascade import (
     Cascade,
-    cheap_tier,
     contradiction_of,
     from_pair,
     own_model_problem,
@@ -71,6 +70,7 @@ from prefect_dispatch.executors.llm.messages import (
     StructuredOutput,
     build_messages,
     build_request,
+    is_deterministic,
     is_expected_model,
     is_local,
     known_methods,
@@ -150,7 +150,14 @@ class LLM(BaseExecutor, Strict):
 
     @model_validator(mode="after")
     def _fits_its_cascade(self) -> Self:
-        if self.cascade and (problem := contradiction_of(self, self.cascade)):
+        problem = self.cascade and contradiction_of(
+            self.cascade,
+            others=(self.model, *self.fallbacks),
+            mode=self.mode,
+            searches=self.search_options is not None,
+            params=self.cheap_tier(self.cascade).params,
+        )
+        if problem:
             raise PydanticCustomError("cascade", "{problem}", {"problem": problem})
         return self
 
@@ -158,11 +165,6 @@ class LLM(BaseExecutor, Strict):
     def models(self) -> tuple[str, ...]:
         """The models in the order in which they are asked."""
         return (*((self.cascade.cheap,) if self.cascade else ()), self.model, *self.fallbacks)
-
-    @property
-    def cascade_options(self) -> Cascade | None:
-        """The options of the cascade, if there is one: its cheap model is the first of the fallback chain."""
-        return self.cascade
 
     @property
     def without_cascade(self) -> LLM:
@@ -176,6 +178,7 @@ class LLM(BaseExecutor, Strict):
         Raises:
             JobError: If a local model has no file.
         """
+        cheap = self.cheap_tier(self.cascade) if self.cascade else None
         return digest(
             {
                 "prompt": PROMPT,
@@ -185,7 +188,7 @@ class LLM(BaseExecutor, Strict):
                 "local": LOCAL_PARAMS if any(map(is_local, self.models)) else None,
                 **({} if self.structured_output == "auto" else {"structured_output": self.structured_output}),
                 **({"web_search": True} if self.web_search else {}),
-                **({"cascade": self.cascade.identity(self.fallback_chain[0])} if self.cascade else {}),
+                **({"cascade": self.cascade.identity(cheap.api_base, cheap.params)} if cheap and self.cascade else {}),
             }
         )
 
@@ -198,8 +201,7 @@ class LLM(BaseExecutor, Strict):
     @property
     def is_deterministic(self) -> bool:
         """Whether it is deterministic: at temperature 0."""
-        assumed = LOCAL_PARAMS["temperature"] if is_local(self.model) else None
-        return self.params.get("temperature", assumed) == 0
+        return is_deterministic(self.model, self.params)
 
     def with_model(self, model: str) -> LLM:
         """Return this executor with another model, and without fallbacks, so that any answer is from that model.
@@ -209,7 +211,7 @@ class LLM(BaseExecutor, Strict):
         if model == self.model and not self.fallbacks and not self.cascade:
             return self
         price = self.usd_per_million if model == self.model else None
-        return self.with_single_model(model).model_copy(update={"usd_per_million": price})
+        return self._with_single_model(model).model_copy(update={"usd_per_million": price})
 
     def resolve_paths(self, folder: Path) -> LLM:
         """Return this executor with absolute paths of local models, and with the address and price of its block.
@@ -223,16 +225,31 @@ class LLM(BaseExecutor, Strict):
         first, *others = [
             resolve_model_path(model, folder) if is_local(model) else model for model in (self.model, *self.fallbacks)
         ]
-        resolved = apply_block(self.model_copy(update={"model": first, "fallbacks": tuple(others)}))
+        resolved = self.model_copy(update={"model": first, "fallbacks": tuple(others)}).with_block()
         if (asking := resolved.cascade) is None:
             return resolved
         if is_local(asking.cheap):
             asking = asking.model_copy(update={"cheap": resolve_model_path(asking.cheap, folder)})
-        cheap = apply_block(cheap_tier(resolved, asking), "executor.cascade")
+        cheap = resolved.cheap_tier(asking).with_block("executor.cascade")
         # A key that it shares with the strong model comes without a price: that is the strong one's.
         price = cheap.usd_per_million if asking.credentials else asking.usd_per_million
         its = {"api_base": cheap.api_base, "credentials": cheap.credentials, "usd_per_million": price}
         return resolved.model_copy(update={"cascade": asking.model_copy(update=its)})
+
+    def with_block(self, where: str = "executor") -> LLM:
+        """Return this executor with the address and the price of its block; the key stays in the block.
+
+        Args:
+            where: Its path in the job, for messages.
+
+        Raises:
+            JobError: If there is no such block, or it isn't for the model.
+        """
+        if self.credentials is None or is_local(self.model):
+            return self
+        api_base, price = address_and_price(self.credentials, self.model, where)
+        stated = self.usd_per_million or (None if self.fallbacks else price)
+        return self.model_copy(update={"api_base": self.api_base or api_base, "usd_per_million": stated})
 
     async def warm_up(self) -> None:
         """Load litellm and local models; a model that can't be served is reported by the first call."""
@@ -244,8 +261,8 @@ class LLM(BaseExecutor, Strict):
     @property
     def fallback_chain(self) -> tuple[LLM, ...]:
         """The fallback chain: the cheap model of a cascade, this model alone, then each fallback."""
-        first = (cheap_tier(self, self.cascade),) if self.cascade else ()
-        alone = (self.with_single_model(model) for model in (self.model, *self.fallbacks))
+        first = (self.cheap_tier(self.cascade),) if self.cascade else ()
+        alone = (self._with_single_model(model) for model in (self.model, *self.fallbacks))
         return (*first, *alone) if first or self.fallbacks else (self,)
 
     @property
@@ -253,7 +270,7 @@ class LLM(BaseExecutor, Strict):
         """This model alone, with the price of a batch: half of the stated price, else by litellm's table."""
         stated, listed = self.usd_per_million, listed_batch_price(self.model)
         price = (stated[0] / 2, stated[1] / 2) if stated else listed and (listed[0] * 1e6, listed[1] * 1e6)
-        return self.with_single_model(self.model).model_copy(update={"usd_per_million": price, "mode": "live"})
+        return self._with_single_model(self.model).model_copy(update={"usd_per_million": price, "mode": "live"})
 
     @property
     def name(self) -> str:
@@ -508,7 +525,14 @@ class LLM(BaseExecutor, Strict):
         caps = [cap for name in ANSWER_LIMIT_PARAMS if isinstance(cap := params.get(name), int) and cap > 0]
         return max(caps) if caps else SLOT_TOKENS if local else listed_tokens(self.model, "output")
 
-    def with_single_model(self, model: str) -> LLM:
+    def cheap_tier(self, cascade: Cascade) -> LLM:
+        """Return the cheap model of a cascade as an executor."""
+        own = {"api_base": cascade.api_base, "credentials": cascade.credentials, "params": cascade.params}
+        given = {name: value for name, value in own.items() if value is not None}
+        price = {"usd_per_million": cascade.usd_per_million}
+        return self._with_single_model(cascade.cheap).model_copy(update={**given, **price})
+
+    def _with_single_model(self, model: str) -> LLM:
         """Return this executor with one model, no fallbacks and no cascade; address and key only for its provider."""
         same_provider = model.partition("/")[0] == self.model.partition("/")[0]
         other_provider = {} if same_provider else {"api_base": None, "credentials": None}

@@ -311,6 +311,18 @@ Address = Annotated[str, Field(title="Address"), AfterValidator(_require_plain_a
 LOCAL_PARAMS: dict[str, JsonValue] = {"temperature": 0, "repeat_penalty": 1.15, "max_tokens": 512}
 """Default parameters of a local model, which `params` override: small models ramble and repeat themselves."""
 
+
+def is_deterministic(model: str, params: Mapping[str, JsonValue]) -> bool:
+    """Return whether a model says the same each time: at temperature 0.
+
+    Example:
+        >>> is_deterministic("openai/gpt-5-nano", {"temperature": 0}), is_deterministic("openai/gpt-5-nano", {})
+        (True, False)
+    """
+    assumed = LOCAL_PARAMS["temperature"] if is_local(model) else None
+    return params.get("temperature", assumed) == 0
+
+
 TOOL = "answer"
 """Name of the tool whose arguments are the answer, if structured output is requested by a tool."""
 

@@ -11,7 +11,7 @@ from collections import Counter
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect_dispatch.executors.base import BaseExecutor
+from prefect_dispatch.executors.llm.cascade import cascade_of
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.models.cascade_decision import REASONS, CascadeRule, CascadeSignals
 from prefect_dispatch.models.ledger import CASCADE, Table
@@ -152,7 +152,7 @@ def with_rule(executor: Executor, rule: CascadeRule) -> Executor:
 
 def learning_cascade(executor: Executor) -> tuple[Cascade, Learn] | None:
     """Return the options of an executor's cascade if its rule is learned; else None."""
-    cascade = BaseExecutor.of(executor).cascade_options
+    cascade = cascade_of(executor)
     return (cascade, cascade.learn) if cascade and cascade.learn else None
 
 
@@ -201,7 +201,7 @@ def cascade_table(outcomes: Sequence[Outcome], executor: Executor) -> Table | No
         outcomes: The outcomes of a run.
         executor: Its executor.
     """
-    cascade = BaseExecutor.of(executor).cascade_options
+    cascade = cascade_of(executor)
     if cascade is None:
         return None
     # 1. Count the answers by who gave them, and why.

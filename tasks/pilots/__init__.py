@@ -1,0 +1,1 @@
+"""What is asked before the rest: a pilot that is judged, and the items that a cascade learns from."""
