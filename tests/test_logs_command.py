@@ -157,5 +157,9 @@ def test_ctrl_c_ends_it(running: ExitStack, tmp_path: Path) -> None:
 def test_a_log_that_is_removed_meanwhile(running: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It has ended, as far as a reader can see."""
     log_of("lexer", json.dumps({"type": "user"}) + "\n", lock=running)
-    monkeypatch.setattr(time, "sleep", lambda _seconds: shutil.rmtree(tmp_path / "state"))
+
+    def remove(_seconds: float) -> None:
+        shutil.rmtree(tmp_path / "state")
+
+    monkeypatch.setattr(time, "sleep", remove)
     assert main(["logs", "hints", "lexer", "-f"]) == COMPLETE

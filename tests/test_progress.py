@@ -245,6 +245,9 @@ def test_a_view_that_fails_costs_no_run(monkeypatch: pytest.MonkeyPatch, caplog:
         def look(self) -> tuple[Activity, ...]:
             raise OSError("no folder here")
 
+    def show_hostile(_view: View) -> tuple[Activity, ...]:
+        return (HOSTILE,)
+
     def fail(progress: Progress) -> None:
         if not progress.working:
             raise OSError(progress.note)
@@ -254,7 +257,7 @@ def test_a_view_that_fails_costs_no_run(monkeypatch: pytest.MonkeyPatch, caplog:
         monkeypatch.setattr(publish, "LiveView", View)
         with LiveProgress([brief], plan_of_one(), Shell()):
             wait_until(lambda: "no folder here" in caplog.text, "it is logged")
-        monkeypatch.setattr(View, "look", lambda _self: (HOSTILE,))
+        monkeypatch.setattr(View, "look", show_hostile)
         token = progress_listener.set(fail)
         try:
             with LiveProgress([brief], plan_of_one(), Shell()) as live:

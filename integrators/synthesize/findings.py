@@ -42,8 +42,6 @@ _BEFORE_YEAR = re.compile(
     r"[\s-])\Z"
 )
 """Pattern of what precedes a year."""
-_IDENTIFIER = re.compile(r"[^\W\d_].*\d|\d.*[^\W\d_]")
-"""Pattern of a name with digits; others that are compared letter by letter are numbers, as `half a million`."""
 _COUNTED_CHARS = 40
 """Length of the text after a number word that says what it counts."""
 
@@ -86,6 +84,7 @@ def check_prose(
         noun: What messages call an answer.
 
     Example:
+        >>> from prefect_dispatch.integrators.synthesize.answer_index import number_answers
         >>> from prefect_dispatch.models.outcome import Outcome
         >>> outcomes = [Outcome(brief="terms", item="a", status="succeeded", value="Keep it for 5 years.")]
         >>> findings = check_prose("It is kept for 6 years [1].", number_answers(outcomes))
@@ -175,7 +174,8 @@ def describe_figure(figure: Figure, text: str) -> tuple[str, str]:
         return "date", "The date "
     if is_quarter(figure, text):
         return "date", "The quarter "
-    if figure.kind == "name" and _IDENTIFIER.search(text, figure.start, figure.end):
+    # Others that are compared letter by letter are numbers, such as `half a million`.
+    if figure.kind == "name" and _has_letters_and_digits(text[figure.start : figure.end]):
         return "identifier", "The name "
     if (
         figure.counts
@@ -184,6 +184,10 @@ def describe_figure(figure: Figure, text: str) -> tuple[str, str]:
     ):
         return "date", "The year "
     return "number", ""
+
+
+def _has_letters_and_digits(text: str) -> bool:
+    return any(map(str.isalpha, text)) and any(map(str.isdigit, text))
 
 
 def unsupported_figures(text: str, consulted: Sequence[Source]) -> Iterator[Figure]:
@@ -283,7 +287,7 @@ class _Reader:
             if figure.kind != "number" or enclosing_span(start + figure.start, quoted):
                 continue
             own, last = read_units(text, figure.start, figure.number_end, percent=figure.percent)
-            others = {unit for source in consulted for unit in source.units_of(figure, text)} if own else set()
+            others = {unit for source in consulted if own for unit in source.units_of(figure, text)}
             rivals = {each.name for each in others if each.dimension in {unit.dimension for unit in own}}
             if rivals and own.isdisjoint(others):
                 given = " or ".join(map(repr, sorted(rivals)))
@@ -313,6 +317,7 @@ def check_claims(
         noun: What messages call an answer.
 
     Example:
+        >>> from prefect_dispatch.integrators.synthesize.answer_index import number_answers
         >>> from prefect_dispatch.models.outcome import Outcome
         >>> sources = number_answers([Outcome(brief="a", item="b", status="succeeded", value="The client has paid.")])
         >>> [found.message for found in check_claims("The client is bankrupt [1].", sources)]
@@ -407,7 +412,7 @@ def find_unchecked(text: str, sources: Sequence[Source], given: Sequence[int] = 
         is_traced = (
             any(not each.word_starts.isdisjoint(starts) for each in same)
             or any(each.has_figure(figure) for figure in extract_figures(sentence) for each in same)
-            or not (starts or [*extract_figures(sentence)])
+            or not (starts or any(True for _ in extract_figures(sentence)))
         )
         if not same:
             message = f"This is in another language than {where}, so the words can't be compared."

@@ -15,7 +15,7 @@ from prefect_dispatch.integrators.synthesize.answer_index import (
 )
 from prefect_dispatch.integrators.synthesize.findings import Finding, is_lead_in
 from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens, failure_kind
-from prefect_dispatch.integrators.synthesize.wording import Statement
+from prefect_dispatch.integrators.synthesize.word_index import Statement
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.ledger import Table

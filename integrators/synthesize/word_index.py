@@ -279,7 +279,7 @@ class WordIndex:
             and other in self._words
             and any(
                 pair == (one, other)
-                for number in self._places.get(stem_word(one)) or self._places.get(stem_word(other), ())
+                for number in self._places.get(stem_word(one), []) or self._places.get(stem_word(other), [])
                 for pair in pairwise(self.statements[number].words)
             )
         )

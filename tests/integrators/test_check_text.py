@@ -375,6 +375,11 @@ def test_figures_and_currencies_are_no_missing_words() -> None:
     assert check_text("It reached roughly 1.2 billion dollars [1].", ["Sales reached 1,234,000,000 dollars."]).is_clean
 
 
+NOTHING: list[JsonValue] = [None]
+EMPTY_OBJECT: list[JsonValue] = [{}]
+EMPTY_PARTS: list[JsonValue] = ["b", [[], {}]]
+
+
 @pytest.mark.parametrize(
     ("text", "sources", "message"),
     [
@@ -382,9 +387,9 @@ def test_figures_and_currencies_are_no_missing_words() -> None:
         ("[1] ***", ["a"], "The text to check has no sentence."),
         ("a", [" "][:0], "There is no source"),
         ("a", ["b", " "], r"Source \[2\] is empty: ' '."),
-        ("a", [None], r"Source \[1\] is empty: None."),
-        ("a", [{}], r"Source \[1\] is empty: {}."),
-        ("a", ["b", [[], {}]], r"Source \[2\] is empty: \[\[\], {}\]."),
+        ("a", NOTHING, r"Source \[1\] is empty: None."),
+        ("a", EMPTY_OBJECT, r"Source \[1\] is empty: {}."),
+        ("a", EMPTY_PARTS, r"Source \[2\] is empty: \[\[\], {}\]."),
         ("a", "one text", "pass a list of texts"),
         ("a" * 1_000_001, ["a"], "The text to check is too long: 1,000,001 characters, and 1,000,000 at most."),
         ("a", ["a" * 20_000_001], "The sources are too long: 20,000,001 characters"),

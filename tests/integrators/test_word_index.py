@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 
@@ -32,7 +33,7 @@ def test_the_nearest_sentences_are_those_of_a_full_comparison(sources: list[list
     frequency = Counter(stem for each in statements for stem in stems & each.stem_set)
 
     def score(statement: Statement) -> float:
-        return round(sum((1 + frequency[stem]) ** -0.5 for stem in stems & statement.stem_set), 9)
+        return round(math.fsum((1 + frequency[stem]) ** -0.5 for stem in stems & statement.stem_set), 9)
 
     expected = sorted((each for each in statements if score(each)), key=lambda each: -score(each))[:most]
     assert [score(each) for each in found] == [score(each) for each in expected]

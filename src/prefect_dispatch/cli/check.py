@@ -132,8 +132,9 @@ def _decode_text(data: bytes) -> str:
         ValueError: If it is no text, such as a PDF file or an image.
     """
     text = decode(data)
-    # A text in UTF-8 may hold some control characters, one in an encoding that is guessed holds none.
-    most = _MAX_CONTROLS * len(text) if detect_bom(data) or text.encode() == data else 0
-    if data.startswith(b"%PDF-") or len(_CONTROLS.findall(text)) > most:
+    # A text in UTF-8 may hold some control characters; one in an encoding that is guessed holds none, nor do its bytes.
+    is_known = bool(detect_bom(data)) or text.encode() == data
+    controls = _CONTROLS.findall(text if is_known else data.decode("latin-1"))
+    if data.startswith(b"%PDF-") or len(controls) > (_MAX_CONTROLS * len(text) if is_known else 0):
         raise ValueError("it is a binary file")
     return text

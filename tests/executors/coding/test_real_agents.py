@@ -69,7 +69,7 @@ def test_a_log_that_is_read_along(name: str, repository: Repository, own: Path) 
     (log,) = list_logs()
     assert (log.about.program, log.about.model, log.is_running) == (name, executor.model_id, False)
     reader = LogReader(log)
-    steps = [str(step) for step in reader.read()]
+    steps = [str(step) for step in reader.new_steps()]
     assert "I write." in steps
     assert any("new/b.py" in step for step in steps)
     assert reader.describe().tokens == (0 if name == "mini" else 220)
