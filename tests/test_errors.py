@@ -11,6 +11,7 @@ import pytest
 from prefect_dispatch import errors
 from prefect_dispatch.errors import (
     AuditError,
+    BrokenCheckError,
     BriefError,
     BudgetError,
     BusyError,
@@ -68,6 +69,7 @@ CASES = [
     pytest.param(InvalidOutput("no", problems=["p"], kind="empty", usage=Usage(requests=3)), "no", id="InvalidOutput"),
     pytest.param(RejectedError("too long"), "too long", id="RejectedError"),
     pytest.param(TerminalError("wrong key"), "wrong key", id="TerminalError"),
+    pytest.param(BrokenCheckError("it raised"), "it raised", id="BrokenCheckError"),
     pytest.param(
         CoverageError([A], [], [A, B]),
         "Outcomes and work don't match; missing: a/1; unknown: a/1, a/2.",
@@ -107,6 +109,7 @@ def test_errors_survive_a_trip(error: DispatchError, message: str, dumps: Callab
         (InvalidOutput, "invalid_output"),
         (RejectedError, "rejected"),
         (TerminalError, "terminal"),
+        (BrokenCheckError, "terminal"),
     ],
 )
 def test_the_class_of_failure(error: type[ExecutorError], kind: str) -> None:

@@ -33,7 +33,7 @@ FLOWS = {
     "analyze_files": (
         "files instructions credentials model fields several output merge identity rules conflicts match scope "
         "constraints folder limit profile concurrency budget_usd min_success name out review decisions refresh "
-        "max_tokens pilot reader merging limits report advanced"
+        "max_tokens pilot reader cheap_model merging limits report advanced"
     ),
     "research_topics": (
         "question topics topics_file credentials model sources source_forms answers models finding "

@@ -15,6 +15,7 @@ DispatchError
 │   │   ├── BudgetError    the budget doesn't hold it
 │   │   └── PatienceError  the provider takes no more for longer than the call may wait
 │   └── TerminalError      every item would fail alike (401, unknown model): the fan-out stops
+│       └── BrokenCheckError  a check or a validator of the user's own raised
 ├── CoverageError          not one outcome for each (brief, item): .missing .repeated .unknown
 ├── MergeError             the integrator raised: .asked
 ├── AuditError             the merged value contradicts the outcomes: .violations .merge
