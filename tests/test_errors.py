@@ -11,8 +11,8 @@ import pytest
 from prefect_dispatch import errors
 from prefect_dispatch.errors import (
     AuditError,
-    BrokenCheckError,
     BriefError,
+    BrokenCheckError,
     BudgetError,
     BusyError,
     CoverageError,

@@ -228,6 +228,7 @@ def test_params_may_be_a_text() -> None:
         pytest.param({"mode": "batch"}, True, id="mode"),
         pytest.param({"rounds": 2}, True, id="rounds"),
         pytest.param({"web_search": True}, False, id="web_search"),
+        pytest.param({"cascade": {"cheap": "openai/y"}}, False, id="cascade"),
         pytest.param({"kind": "llm"}, True, id="kind"),
     ],
 )
@@ -248,6 +249,7 @@ def test_every_field_is_in_the_table_above() -> None:
         "mode",
         "rounds",
         "web_search",
+        "cascade",
     }
 
 
