@@ -181,7 +181,9 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 def printed(command: Sequence[str], code: int, out: str, err: str) -> str:
     """Return what a command printed, and its exit status."""
-    last = re.sub(r"(?m)^\d+/\d+ .*\n(?=\d+/\d+ )", "", err)  # of the lines that tell the progress the last one
+    # What programs are doing is looked up every few seconds, so only slow runs show it.
+    last = re.sub(r"(?m)(^\d+/\d+ .*\n)(?:  .*\n)+", r"\1", err)
+    last = re.sub(r"(?m)^\d+/\d+ .*\n(?=\d+/\d+ )", "", last)  # of the lines that tell the progress the last one
     last = re.sub(r"(?m)^\d\d:\d\d:\d\d\.\d{3} \| .*\n", "", last)  # the log, where tests before this one have it shown
     out = re.sub(r"(?m)^(asked .*, )[\d.]+ s$", r"\1<seconds> s", out)
     out = re.sub(r", seconds waited, all calls together \d+", "", out)  # told from half a second on
