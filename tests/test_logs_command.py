@@ -163,3 +163,14 @@ def test_a_log_that_is_removed_meanwhile(running: ExitStack, monkeypatch: pytest
 
     monkeypatch.setattr(time, "sleep", remove)
     assert main(["logs", "hints", "lexer", "-f"]) == COMPLETE
+
+
+def test_an_interruption_while_nothing_is_written(running: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the command, with the status of an interruption."""
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    log_of("lexer", lock=running)
+    monkeypatch.setattr(time, "sleep", interrupt)
+    assert main(["logs", "hints", "lexer", "-f"]) == INTERRUPTED

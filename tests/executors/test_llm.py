@@ -238,6 +238,12 @@ def test_what_counts_for_the_fingerprint(change: dict[str, Any], same: bool) -> 
     assert (one.fingerprint == other.fingerprint) == same
 
 
+def test_an_executor_is_an_object_of_keys() -> None:
+    """A name alone is refused: it is the model's, and says so nowhere."""
+    with pytest.raises(ValidationError, match="valid dictionary"):
+        LLM.model_validate("openai/x")
+
+
 def test_every_field_is_in_the_table_above() -> None:
     """A new field must be put into the fingerprint, or be named as one that doesn't count."""
     assert set(LLM.model_fields) == {"kind", "model", "api_base", "params", "fallbacks", "usd_per_million"} | {
