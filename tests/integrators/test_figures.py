@@ -88,6 +88,8 @@ if TYPE_CHECKING:
         ("6.02e23", "6.02e23"),
         ("-1.5E-7", "-1.5e-7"),
         ("3 ‰", "0.3"),
+        ("5 b", "5"),
+        ("$5 b", "5000000000"),
     ],
 )
 def test_numbers_are_read_by_their_value(text: str, value: str) -> None:
