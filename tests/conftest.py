@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 from contextlib import ExitStack
@@ -44,6 +45,17 @@ def isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Generator[
         patch.setenv("GIT_CEILING_DIRECTORIES", os.pathsep.join(ceilings))
         patch.setenv("PREFECT_DISPATCH_STATE", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def forgotten_modules(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+    """Forget modules that a test wrote and loaded: in the next test's folder another may have the name."""
+    before = set(sys.modules)
+    yield
+    base = str(tmp_path_factory.getbasetemp())
+    for name in sys.modules.keys() - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(base):
+            del sys.modules[name]
 
 
 @pytest.fixture

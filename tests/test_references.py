@@ -82,6 +82,19 @@ def test_a_loaded_module_of_another_folder_is_out_of_reach(tmp_path: Path, modul
     other.mkdir()
     with pytest.raises(BriefError, match="lies below 'other'/"):
         import_reference(f"{module}:Licence", other)
+    (other / f"{module}.py").write_text("Licence = 1\n", encoding="utf-8")
+    with pytest.raises(
+        BriefError, match=r"knows another module '\w+' already. Rename the one in 'other'/; jobs in several"
+    ):
+        import_reference(f"{module}:Licence", other)
+
+
+def test_a_name_of_the_standard_library_is_taken(tmp_path: Path) -> None:
+    """The user's module can't be loaded under it, and the message says why."""
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "__init__.py").write_text("x = 1\n", encoding="utf-8")
+    with pytest.raises(BriefError, match="'json:x' can't be loaded: Python knows another module 'json' already"):
+        import_reference("json:x", tmp_path)
 
 
 @pytest.mark.parametrize(

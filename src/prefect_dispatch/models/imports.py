@@ -64,15 +64,16 @@ def import_reference(reference: str, root: Path) -> Any:  # noqa: ANN401 -- an o
         root: The folder that holds the user's code; it is put on the import path.
 
     Raises:
-        BriefError: If the module isn't below `root`, or doesn't have the name.
+        BriefError: If the module isn't below `root`, doesn't have the name, or another module of its name is loaded.
     """
     module_name, _, name = reference.partition(":")
     root = root.resolve()
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
         importlib.invalidate_caches()
+    top = module_name.partition(".")[0]
     try:
-        spec = importlib.util.find_spec(module_name.partition(".")[0])
+        spec = importlib.util.find_spec(top)
     except ValueError:  # `__main__`, or a module that was created by hand
         spec = None
     paths: list[str] = []  # the origin of `os` and `builtins` is a word and not a file
@@ -81,6 +82,12 @@ def import_reference(reference: str, root: Path) -> Any:  # noqa: ANN401 -- an o
     elif spec:
         paths = list(spec.submodule_search_locations or ())
     if not paths or not all(Path(path).resolve().is_relative_to(root) for path in paths):
+        if (root / f"{top}.py").is_file() or (root / top / "__init__.py").is_file():
+            # Python holds one module of a name in a process: of its own library, or of a job in another folder.
+            raise BriefError(
+                f"{reference!r} can't be loaded: Python knows another module {top!r} already. Rename the one in"
+                f" {root.name!r}/; jobs in several folders can also run in a process each."
+            )
         raise BriefError(f"{reference!r} is not code of yours: no module {module_name!r} lies below {root.name!r}/.")
     try:
         module: Any = importlib.import_module(module_name)
