@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.calls.budget import require_enforceable_limits
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_samples, require_variety
+from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_briefs, fingerprint, require_variety
 from prefect_dispatch.executors.block_references import require_key
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.command_checks import require_item_variables
@@ -111,11 +111,7 @@ def prepare(spec: JobSpec) -> PreparedJob:
     executor = BaseExecutor.of(spec.executor or default_executor()).resolve_paths(folder)
     integrator = spec.integrator or Collate()
     # 1. Resolve the briefs' code references, expand their samples, and check them against the executor.
-    bound = [
-        one
-        for brief in spec.briefs
-        for one in expand_samples(resolve_user_code(_resolve_model_path(brief, folder), folder))
-    ]
+    bound = expand_briefs([resolve_user_code(_resolve_model_path(brief, folder), folder) for brief in spec.briefs])
     require_check_fields(bound)
     BaseExecutor.of(executor).require_supported(bound)
     require_variety(bound, executor)
@@ -133,11 +129,14 @@ def prepare(spec: JobSpec) -> PreparedJob:
     if any(brief.command for brief in bound):
         require_item_variables(bound, valid)
     # 3. Prove the independence of the work, and prepare the merge.
-    independence = preflight(bound, valid)
+    alternatives = BaseIntegrator.of(integrator).alternatives(bound) if getattr(executor, "workspace", None) else {}
+    independence = preflight(bound, valid, alternatives)
     require_independence(independence, limits.on_dependence)
     if limits.on_dependence == "merge" or any(brief.needs for brief in bound):
         require_separate_checkouts(spec, bound, executor)
         independence = independence.model_copy(update={"locks": {}, "stages": {}})
+    elif alternatives and limits.on_dependence == "refuse":  # each candidate has a checkout of its own
+        independence = independence.model_copy(update={"locks": {}})
     integrator = prepare_integrator(integrator, bound, valid, folder, executor)
     part_joiner = PartJoiner(bound, valid, folder)
     # 4. Build the work, and select what is asked again.

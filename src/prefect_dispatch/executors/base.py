@@ -397,6 +397,38 @@ def expand_samples(brief: Brief) -> tuple[Brief, ...]:
     )
 
 
+def expand_briefs(briefs: Sequence[Brief]) -> list[Brief]:
+    """Expand the samples of briefs; what needs a brief with samples needs all of them, as any may be chosen.
+
+    Raises:
+        JobError: If a name would be too long, or a brief needs a single sample.
+
+    Example:
+        >>> from prefect_dispatch.models.brief import Brief
+        >>> lexer = Brief(name="lexer", instructions="Write a lexer.", samples=2)
+        >>> parser = Brief(name="parser", instructions="Write a parser.", needs=["lexer"])
+        >>> [(each.name, each.needs) for each in expand_briefs([lexer, parser])]
+        [('lexer-1', ()), ('lexer-2', ()), ('parser', ('lexer-1', 'lexer-2'))]
+    """
+    samples = {brief.name: expand_samples(brief) for brief in briefs}
+    single = {each.name: name for name, expanded in samples.items() for each in expanded if each.name not in samples}
+    for brief in briefs:
+        if one := next((name for name in brief.needs if name in single), None):
+            raise JobError(
+                f"needs: {brief.name!r} needs {one!r}, one candidate of {single[one]!r}, and which of them counts is "
+                f"decided in the run: name {single[one]!r}."
+            )
+    return [
+        each.model_copy(
+            update={"needs": tuple(one.name for name in each.needs for one in samples.get(name, ())) or each.needs}
+        )
+        if each.needs
+        else each
+        for brief in briefs
+        for each in samples[brief.name]
+    ]
+
+
 def original_name(brief: Brief) -> str:
     """Return the name of the original brief of a sample, or the own name of any other brief."""
     return brief.name.removesuffix(f"-{brief.sample}") if brief.sample else brief.name
