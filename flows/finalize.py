@@ -20,7 +20,7 @@ from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.messages import is_expected_model, is_local, shorten_model_path
 from prefect_dispatch.flows.runtime.prepared_job import query_executors
 from prefect_dispatch.integrators.audit.brief_conformance import requirement_shortfalls
-from prefect_dispatch.integrators.base import DecisionIntegrator, unanswered
+from prefect_dispatch.integrators.base import BaseIntegrator, DecisionIntegrator, unanswered
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.models import __version__
 from prefect_dispatch.models.decisions import Decisions
@@ -37,13 +37,14 @@ from prefect_dispatch.tasks.preflight import describe_waiver
 from prefect_dispatch.tasks.work_item import unmapped_quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.tasks.plan import Plan
 
+_NO_ALTERNATIVES: Mapping[str, str] = {}
 NAMED_GAPS = 5
 MOST_SOURCES = 1_000
 """Maximum number of outcomes that a flag of a model names."""
@@ -104,7 +105,12 @@ def build_report(
     waiver = describe_waiver(job.independence, job.briefs, job.limits.on_dependence)
     failure = broken or merge.failed or (stopped and f"Stopped: {stopped}")
     report = report_merge(
-        merge, violations, ordered, failure=failure, min_success=0.0 if pilot else job.limits.min_success
+        merge,
+        violations,
+        ordered,
+        failure=failure,
+        min_success=0.0 if pilot else job.limits.min_success,
+        alternatives=BaseIntegrator.of(job.integrator).alternatives(job.briefs),
     )
     if pilot and not failure:
         report = report.model_copy(update={"status": "gaps", "message": report.message.removeprefix("Failed: ")})
@@ -128,6 +134,7 @@ def report_merge(
     *,
     failure: str | None,
     min_success: float,
+    alternatives: Mapping[str, str] = _NO_ALTERNATIVES,
 ) -> Report:
     """Return the part of a report that follows from the outcomes and their merge.
 
@@ -136,11 +143,12 @@ def report_merge(
         violations: What its audit found.
         outcomes: The outcomes, in canonical order.
         failure: Why the merge failed or the fan-out ended early, if one did.
-        min_success: The share of outcomes that must have an answer.
+        min_success: The share of outcomes that must have an answer; alternatives count as one.
+        alternatives: The briefs of whose answers one is enough, with the name of their group.
     """
     gaps = [outcome for outcome in outcomes if outcome.status != "succeeded"]
     shortfalls = (*merge.shortfalls, *requirement_shortfalls(merge.requirements))
-    status, message = _verdict(len(outcomes), gaps, failure, min_success, shortfalls)
+    status, message = _verdict(outcomes, gaps, failure, min_success, shortfalls, alternatives)
     return Report(
         status=status,
         message=strip_control_chars(message),
@@ -281,18 +289,29 @@ def _served_models(job: PreparedJob, outcomes: Sequence[Outcome]) -> tuple[tuple
     return tuple(rows), tuple(flags)
 
 
-def _verdict(
-    total: int, gaps: Sequence[Outcome], failure: str | None, min_success: float, shortfalls: Sequence[str]
+def _verdict(  # noqa: PLR0913, PLR0917 -- each is an independent part
+    outcomes: Sequence[Outcome],
+    gaps: Sequence[Outcome],
+    failure: str | None,
+    min_success: float,
+    shortfalls: Sequence[str],
+    alternatives: Mapping[str, str],
 ) -> tuple[Literal["complete", "gaps", "failed"], str]:
     """Return the status of a run and its message.
 
     Args:
-        total: The number of outcomes.
+        outcomes: The outcomes.
         gaps: Those without an answer.
         failure: Why the merge failed or the fan-out ended early, if one did.
         min_success: The share of outcomes that must have an answer.
         shortfalls: What the integrator could not do.
+        alternatives: The briefs of whose answers one is enough, with the name of their group.
     """
+    total = len(outcomes)
+    groups = {(alternatives.get(each.brief, each.brief), each.item) for each in outcomes}
+    lacking = groups - {
+        (alternatives.get(each.brief, each.brief), each.item) for each in outcomes if each.status == "succeeded"
+    }
     answered = f"{total - len(gaps)} of {total} answered{_describe_gaps(gaps)}"
     if not total:
         return "complete", "There were no items, so nothing was asked."
@@ -300,9 +319,9 @@ def _verdict(
         return "failed", f"{failure} ({answered})"
     if len(gaps) == total:
         return "failed", f"Failed: {answered}"
-    if (total - len(gaps)) / total < min_success:
+    if (len(groups) - len(lacking)) / len(groups) < min_success:
         return "failed", f"Failed: {answered}; at least {min_success:.0%} must be (limits.min_success)"
-    return ("gaps" if gaps or shortfalls else "complete"), " ".join([answered + ".", *shortfalls])
+    return ("gaps" if lacking or shortfalls else "complete"), " ".join([answered + ".", *shortfalls])
 
 
 def _describe_gaps(gaps: Sequence[Outcome]) -> str:

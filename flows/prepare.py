@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.calls.budget import require_enforceable_limits
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_briefs, fingerprint, require_variety
+from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_briefs, require_variety
 from prefect_dispatch.executors.block_references import require_key
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.command_checks import require_item_variables
@@ -157,7 +157,7 @@ def prepare(spec: JobSpec) -> PreparedJob:
     )
 
 
-def require_separate_checkouts(spec: JobSpec, briefs: Iterable[Brief], executor: Executor) -> None:
+def require_separate_checkouts(spec: JobSpec, briefs: Sequence[Brief], executor: Executor) -> None:
     """Check that changes are made in separate checkouts and merged, where briefs need others or write the same files.
 
     Args:
@@ -174,6 +174,13 @@ def require_separate_checkouts(spec: JobSpec, briefs: Iterable[Brief], executor:
         raise JobError(
             f"{what}, which takes changes of a repository: an executor of kind 'coding' with a workspace, and the "
             "integrator 'merge_branches'. Use both, or leave it out."
+        )
+    needed = {name for brief in briefs for name in brief.needs}
+    if (spec.integrator.metric or spec.integrator.criterion) and any(b.sample and b.name in needed for b in briefs):
+        key = "metric" if spec.integrator.metric else "criterion"
+        raise JobError(
+            f"integrator.{key}: it chooses between candidates after the last of them, and {what}, which has some: "
+            f"leave {key!r} out, so that the first accepted candidate counts, or give it no 'samples'."
         )
     if first and spec.limits.on_dependence == "serialize":
         raise JobError(f"{what}, and limits.on_dependence is 'serialize': 'needs' is an order by itself; set 'merge'.")

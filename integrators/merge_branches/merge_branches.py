@@ -305,7 +305,7 @@ class MergeBranches(BaseIntegrator, Strict):
             )
         if self.metric:
             self._acceptance_executor(self._effective_workspace.base).require_supported(
-                [metric_query(self.metric, "", "").brief]
+                [metric_query(self.metric, BASE_LABEL, "").brief]
             )
         if self.judge is not None:
             BaseExecutor.of(self.judge).require_supported([judge_brief(self.criterion)])
@@ -446,20 +446,18 @@ class MergeBranches(BaseIntegrator, Strict):
         needs: Needs,
         *,
         briefs: Sequence[Brief] = (),
-        ask: Asker | None = None,
     ) -> str:
         """Merge the changes that some work starts from, and return the commit, which no branch references.
 
         Args:
             outcomes: The outcomes that the work needs, each with those that it needs itself.
             needs: For each brief the names of those that it needs.
-            briefs: The briefs of the job; of candidates among them, the chosen ones are merged.
-            ask: Runs the queries by which candidates are chosen.
+            briefs: The briefs of the job; of candidates among them, the first one with an answer is merged.
 
         Raises:
             DispatchError: If they contradict each other, and `on_conflict` isn't `priority`.
         """
-        selection, _ = self._select(briefs, outcomes, ask)
+        selection, _ = self._select(briefs, outcomes, None)
         commit, conflicts = merge_needed(self._git, selection.kept, needs)
         if conflicts and self.on_conflict != "priority":
             places = ", ".join(sorted({repr(display_path(each.conflict.path)) for each in conflicts}))

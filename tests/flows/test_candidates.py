@@ -1,0 +1,156 @@
+"""Several candidates for one module, of which one is merged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from prefect_dispatch import Brief, Item, Limits, MergeBranches, dispatch
+from prefect_dispatch.errors import DispatchFailed, JobError
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+from prefect_dispatch.flows.prepare import plan
+from tests.flows.builders import Site, module
+from tests.integrators.repos import files_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prefect_dispatch import Report
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("store")]
+# Each run of the agent counts up a file outside of its checkout, so that candidates differ.
+COUNTING = r"""
+import pathlib, sys
+sys.stdin.read()
+log = pathlib.Path(sys.argv[1])
+number = len(log.read_text().split()) + 1 if log.exists() else 1
+with log.open("a") as file:
+    file.write(f"{number}\n")
+fate = sys.argv[2].split(",")[number - 1]
+if fate == "fail":
+    sys.exit(3)
+pathlib.Path("a.txt").write_text(fate + "\n")
+print("It is done.")
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A repository."""
+    return Site(tmp_path)
+
+
+def job(site: Site, fates: str, **integrator: Any) -> dict[str, Any]:  # noqa: ANN401 -- fields of the integrator
+    """Return a job with three candidates, made one after another, that write some contents."""
+    import sys  # noqa: PLC0415 -- only here
+
+    (site.folder / "count.py").write_text(COUNTING, encoding="utf-8")
+    agent = {"name": "counting", "argv": [sys.executable, str(site.folder / "count.py"), str(site.folder / "n"), fates]}
+    workspace = {"repo": str(site.git.repo)}
+    return {
+        "briefs": [Brief(name="a", instructions="Write a number.", writes=("a.txt",), samples=3)],
+        "items": [Item(key="one", value=1)],
+        "executor": CodingAgent.model_validate({"agent": agent, "model": "literal", "workspace": workspace}),
+        "integrator": MergeBranches.model_validate({"workspace": workspace, "branch": "agents/merged", **integrator}),
+        "limits": Limits(concurrency=1, timeout_s=60.0, retries=0, reasks=0),
+    }
+
+
+def run(parts: dict[str, Any]) -> Report:
+    """Run a job; return its report, whether or not it failed."""
+    flow: Any = dispatch
+    try:
+        report: Report = flow(**parts)
+    except DispatchFailed as failed:
+        return failed.report
+    return report
+
+
+def ends(report: Report) -> dict[str, tuple[str, str | None]]:
+    """Return where each candidate ended, and by which one."""
+    return {row.brief: (row.disposition, row.by.brief if row.by else None) for row in report.ledger}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("direction", "best"), [("max", 2), ("min", 3)])
+def test_the_best_number_counts(site: Site, direction: str, best: int) -> None:
+    """The losers are overridden with their scores and patches; run again, nothing is asked."""
+    parts = job(site, "5,9,2", metric={"run": "echo measured; cat a.txt"}, direction=direction)
+    assert plan(**parts).to_ask == 3
+    report = run(parts)
+    assert report.status == "complete", report.message
+    found = ends(report)
+    assert found.pop(f"a-{best}") == ("merged", None)
+    assert {*found.values()} == {("overridden", f"a-{best}")}
+    number = {2: "9", 3: "2"}[best]
+    assert files_at(site.git, "agents/merged")["a.txt"].decode().strip() == number
+    reasons = {row.brief: row.reason for row in report.ledger}
+    assert reasons["a-1"] == f"metric ({direction}): 5; it lost against a-{best}/one: {number}"
+    assert reasons[f"a-{best}"].startswith(f"metric ({direction}): {number}; of 3 candidates (a-1/one: 5, ")
+    patches = {each.name: each.text for each in report.documents if each.name.startswith("candidate-")}
+    assert "+5" in patches["candidate-1.patch"]
+    [table] = [each for each in report.tables if each.name == "candidates"]
+    commits = [str(row["commit"]) for row in table.rows]
+    assert [site.git.output("show", f"{commit}:a.txt") for commit in commits] == ["5", "9", "2"]
+    assert plan(**parts).to_ask == 0
+    again = run(parts)
+    assert (again.usage.asked, again.value) == (0, report.value)
+
+
+@pytest.mark.slow
+def test_acceptance_decides_first(site: Site) -> None:
+    """A candidate that failed is listed, and the module is built by another; without any, the run fails."""
+    report = run(job(site, "fail,7,7"))
+    assert report.status == "complete", report.message
+    assert ends(report) == {"a-1": ("failed", None), "a-2": ("merged", None), "a-3": ("duplicate_of", "a-2")}
+
+
+@pytest.mark.slow
+def test_all_candidates_fail(site: Site) -> None:
+    """The run has failed, with the reason of each."""
+    report = run(job(site, "fail,fail,fail"))
+    assert report.status == "failed"
+    assert [gap.brief for gap in report.gaps] == ["a-1", "a-2", "a-3"]
+
+
+@pytest.mark.slow
+def test_a_metric_without_a_number(site: Site) -> None:
+    """It chooses nothing: the first candidate counts, and the report says so."""
+    report = run(job(site, "5,9,2", metric={"run": "echo none"}))
+    assert (report.status, ends(report)["a-1"]) == ("gaps", ("merged", None))
+    assert report.shortfalls[0].startswith("No candidate of a/one has a score, so the first one counts: ")
+
+
+@pytest.mark.slow
+def test_candidates_of_a_module(site: Site) -> None:
+    """Their number is a key of the module; what needs it starts from the one that counts."""
+    top = module("top", "MUST core.txt", "WRITE top.txt t", needs=["core"])
+    report = site.build([module("core", candidates=2), top], branch="agents/merged")
+    assert report.status == "complete", report.message
+    assert ends(report)["core-2"] == ("duplicate_of", "core-1")
+    assert len(site.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"metric": {"run": "x"}, "criterion": "y"}, "'metric' and 'criterion' both choose"),
+        ({"metric": {"run": "x", "stdin": "value"}}, "metric: it measures a checkout"),
+        ({"direction": "min"}, "'direction' is for a 'metric'"),
+        ({"criterion": "y"}, "'criterion' is for a judge"),
+        ({"judge": {"kind": "llm", "model": "openai/x"}}, "'judge' is for a 'criterion'"),
+    ],
+)
+def test_rules_that_say_nothing(fields: dict[str, Any], told: str) -> None:
+    """They are refused, with the key and the way out."""
+    with pytest.raises(ValueError, match=told):
+        MergeBranches.model_validate(fields)
+
+
+def test_a_metric_without_candidates(site: Site) -> None:
+    """There is nothing to choose from."""
+    parts = job(site, "1", metric={"run": "cat a.txt"})
+    parts["briefs"] = [Brief(name="a", instructions="x", writes=("a.txt",))]
+    with pytest.raises(JobError, match=r"^integrator\.metric chooses between candidates, and there are none"):
+        plan(**parts)
