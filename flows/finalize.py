@@ -289,7 +289,7 @@ def _served_models(job: PreparedJob, outcomes: Sequence[Outcome]) -> tuple[tuple
     return tuple(rows), tuple(flags)
 
 
-def _verdict(  # noqa: PLR0913, PLR0917 -- each is an independent part
+def _verdict(
     outcomes: Sequence[Outcome],
     gaps: Sequence[Outcome],
     failure: str | None,

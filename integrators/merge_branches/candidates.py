@@ -188,7 +188,9 @@ def select_candidates(
     choices: list[Choice] = []
     for group in groups:
         found = {Ref.of(each): scores[Ref.of(each)] for each in group.eligible if Ref.of(each) in scores}
-        values = [(value, at) for at, each in enumerate(group.eligible) if (value := _value_of(found, each)) is not None]
+        values = [
+            (value, at) for at, each in enumerate(group.eligible) if (value := _value_of(found, each)) is not None
+        ]
         best = min(values, key=lambda pair: (sign * pair[0], pair[1]))[1] if values else 0
         is_only = len([each for each in group.candidates if each.status == "succeeded"]) == 1
         why = "the only accepted candidate" if is_only else rule if found else "the first accepted candidate"
@@ -324,7 +326,7 @@ class JudgeScorer:
 
 
 def _contest_of(group: Group) -> Contest:
-    """Return the contest of a group: what a candidate changed, and what its agent said of that; equal changes are one."""
+    """Return the contest of a group: what candidates changed, and what agents said of that; equal changes are one."""
     variants: list[Variant] = []
     for outcome in group.distinct:
         tree = _tree_of(outcome)

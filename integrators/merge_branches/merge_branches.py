@@ -238,7 +238,9 @@ class MergeBranches(BaseIntegrator, Strict):
         if self.direction != "max" and not self.metric:
             raise ValueError("'direction' is for a 'metric'; name a command that prints a number, or leave it out")
         if self.criterion and self.judge is None:
-            raise ValueError("'criterion' is for a judge; name its executor under 'judge', such as {kind: llm, model: …}")
+            raise ValueError(
+                "'criterion' is for a judge; name its executor under 'judge', such as {kind: llm, model: …}"
+            )
         if self.judge is not None and not self.criterion:
             raise ValueError("'judge' is for a 'criterion': say what makes one candidate better, or leave it out")
         return self
@@ -292,7 +294,7 @@ class MergeBranches(BaseIntegrator, Strict):
         return alternatives_of(briefs)
 
     def preflight(self, briefs: Sequence[Brief]) -> None:
-        """Check that the commands can be run, and that the agent edits files, as far as that can be known before a run.
+        """Check that commands can be run, and that the agent edits files, as far as that can be known before a run.
 
         Raises:
             JobError: If not, or if there is a rule for candidates, and no brief has any.
@@ -357,7 +359,7 @@ class MergeBranches(BaseIntegrator, Strict):
     def _select(
         self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker | None
     ) -> tuple[Selection, tuple[Table, ...]]:
-        """Choose one candidate of each group; return the choices, and the table of a judge's matches, if there are any.
+        """Choose one candidate of each group; return the choices, and the table of a judge's matches, if any.
 
         Args:
             briefs: The briefs of the job.
@@ -375,7 +377,7 @@ class MergeBranches(BaseIntegrator, Strict):
         rows = [match_row(contest, match) for contest, match in played]
         return selection, (matches_table(rows),) if rows else ()
 
-    def _merge_changes(  # noqa: PLR0913, PLR0917 -- each is an independent part
+    def _merge_changes(
         self,
         repo: RepositoryBase,
         briefs: Sequence[Brief],
@@ -428,7 +430,7 @@ class MergeBranches(BaseIntegrator, Strict):
             how = (
                 "the one with the most tests that pass counts"
                 if self.metric.report
-                else f"the one with the {'highest' if self.direction == 'max' else 'lowest'} number of the metric counts"
+                else f"the one with the {'highest' if self.direction == 'max' else 'lowest'} metric counts"
             )
         elif self.criterion:
             how = (
