@@ -8,15 +8,21 @@ import pytest
 
 from prefect_dispatch import Brief, Item, Limits, MergeBranches, dispatch
 from prefect_dispatch.errors import DispatchFailed, JobError
+from prefect_dispatch.executors.base import expand_briefs
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.flows.prepare import plan
+from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.models.outcome import Outcome
 from tests.flows.builders import Site, module
-from tests.integrators.repos import files_at
+from tests.integrators.repos import Nobody, change_of, done, files_at, merging
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from prefect_dispatch import Report
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.integrators.base import Question
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("store")]
 # Each run of the agent counts up a file outside of its checkout, so that candidates differ.
@@ -136,7 +142,7 @@ def test_candidates_of_a_module(site: Site) -> None:
     ("fields", "told"),
     [
         ({"metric": {"run": "x"}, "criterion": "y"}, "'metric' and 'criterion' both choose"),
-        ({"metric": {"run": "x", "stdin": "value"}}, "metric: it measures a checkout"),
+        ({"metric": {"run": "x", "stdin": True}}, "metric: it measures a checkout"),
         ({"direction": "min"}, "'direction' is for a 'metric'"),
         ({"criterion": "y"}, "'criterion' is for a judge"),
         ({"judge": {"kind": "llm", "model": "openai/x"}}, "'judge' is for a 'criterion'"),
@@ -154,3 +160,44 @@ def test_a_metric_without_candidates(site: Site) -> None:
     parts["briefs"] = [Brief(name="a", instructions="x", writes=("a.txt",))]
     with pytest.raises(JobError, match=r"^integrator\.metric chooses between candidates, and there are none"):
         plan(**parts)
+
+
+class Longest(Nobody):
+    """Judges that the longer patch is better, and records its answers."""
+
+    def __init__(self) -> None:
+        """Start without answers."""
+        self.given: list[Outcome] = []
+
+    def __call__(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Outcome]:
+        """Compare the two patches of each question."""
+        answers: list[Outcome] = []
+        for question in questions:
+            value: Any = question.item.value
+            assert value["context"] == {"goal": "Write it."}
+            one, two = (len(value[name]["patch"]) for name in ("first", "second"))
+            verdict = {"winner": "first" if one > two else "second", "reason": "It is longer."}
+            name = question.brief.name
+            answers.append(Outcome(brief=name, item=question.item.key, status="succeeded", value=verdict))
+        self.given += answers
+        return answers
+
+
+def test_a_judge_chooses(site: Site) -> None:
+    """The candidate that wins most of its matches counts, in any order of the outcomes; the audit confirms it."""
+    briefs = expand_briefs([Brief(name="a", instructions="Write it.", samples=3)])
+    texts = {"a-1": "xx", "a-2": "xxxx", "a-3": "x"}
+    outcomes = [done(name, change_of(site.git, site.base, {"a.txt": text})) for name, text in texts.items()]
+    judge = {"kind": "llm", "model": "openai/x"}
+    integrator = merging(site.git, criterion="The longer one.", judge=judge)
+    asker = Longest()
+    merge = integrator.merge_asking(briefs, outcomes, asker)
+    reasons = {row.brief: (row.disposition, row.reason) for row in merge.ledger}
+    assert reasons["a-1"] == (
+        "overridden",
+        "judge: 1 of 2 matches won; it lost against a-2/repo: 2 of 2 matches won",
+    )
+    assert reasons["a-2"][0] == "merged"
+    assert integrator.merge_asking(briefs, outcomes[::-1], Longest()) == merge
+    audited = merge.model_copy(update={"asked": tuple(asker.given)})
+    assert audit(audited, outcomes, briefs, integrator) == ()
