@@ -125,7 +125,7 @@ def describe_differences(differences: Sequence[Difference]) -> str:
 
 def build_difference_table(differences: Sequence[Difference]) -> Table:
     """Return differences as a table of a report."""
-    rows = []
+    rows: list[dict[str, JsonValue]] = []
     for each in differences[:MAX_ROWS]:
         before, after = _shorten_pair(each.before, each.after, MAX_CELL_LENGTH)
         rows.append({"part": each.section, "change": each.kind, "place": each.place, "before": before, "after": after})
