@@ -146,6 +146,7 @@ def test_batches_and_programs_have_no_prefix() -> None:
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.slow
 def test_the_brief_is_paid_for_once_and_the_plan_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     """With ten at once, 19 of 20 calls find the brief in the cache; the plan's bill is that of the provider."""
     monkeypatch.setenv("OPENAI_API_KEY", "none")

@@ -30,7 +30,18 @@ from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.base import Frozen
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.decisions import Decisions
-from prefect_dispatch.models.ledger import TO_DECIDE, WEB_SOURCES, Gap, LedgerRow, Merge, Ref, Requirement, Violation
+from prefect_dispatch.models.ledger import (
+    CASCADE,
+    DIFFERENCE,
+    TO_DECIDE,
+    WEB_SOURCES,
+    Gap,
+    LedgerRow,
+    Merge,
+    Ref,
+    Requirement,
+    Violation,
+)
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.security.escaping import strip_control_chars
@@ -43,6 +54,8 @@ if TYPE_CHECKING:
 
 OUTCOMES, QUESTIONS = "outcomes.jsonl", "questions.jsonl"
 _NOT_MERGED_AGAIN = ": nothing is merged once more."
+_ADDED_TABLES = frozenset({WEB_SOURCES, CASCADE, DIFFERENCE})
+"""Tables that are no part of a merge, but were added to its report."""
 _INTEGRATOR_ADAPTER: TypeAdapter[AnyIntegrator] = TypeAdapter(AnyIntegrator)
 
 
@@ -266,7 +279,7 @@ def _build_merge(report: Report, outcomes: Sequence[Outcome], questions: Sequenc
         rules=report.rules,
         proposals=report.proposals,
         flags=report.flags,
-        tables=tuple(table for table in report.tables if table.name != WEB_SOURCES),
+        tables=tuple(table for table in report.tables if table.name not in _ADDED_TABLES),
         documents=tuple(each for each in report.documents if each.name != TO_DECIDE),
         shortfalls=report.shortfalls,
         asked=tuple(questions),
