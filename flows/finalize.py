@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import prefect
 from prefect.runtime import flow_run
@@ -23,6 +23,7 @@ from prefect_dispatch.integrators.audit.brief_conformance import requirement_sho
 from prefect_dispatch.integrators.base import BaseIntegrator, DecisionIntegrator, unanswered
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.models import __version__
+from prefect_dispatch.models.bill import create_bill
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import WEB_SOURCES, Flag, Gap, LedgerRow, Merge, Ref, Table, Violation, sort_key
 from prefect_dispatch.models.outcome import answering_models
@@ -37,7 +38,7 @@ from prefect_dispatch.tasks.preflight import describe_waiver
 from prefect_dispatch.tasks.work_item import unmapped_quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.models.brief import Brief
@@ -48,6 +49,15 @@ _NO_ALTERNATIVES: Mapping[str, str] = {}
 NAMED_GAPS = 5
 MOST_SOURCES = 1_000
 """Maximum number of outcomes that a flag of a model names."""
+
+
+class PilotFacts(NamedTuple):
+    """What a report needs to know of a pilot."""
+
+    reason: str = ""
+    """Why the run ended after it, if it did."""
+    sample: Collection[str] = ()
+    """The fingerprints of the work that it has asked in this run."""
 
 
 class Clock:
@@ -76,7 +86,7 @@ def build_report(
     refresh: bool = False,
     known: Sequence[Outcome] = (),
     cancelled: bool = False,
-    pilot: str = "",
+    pilot: PilotFacts | None = None,
 ) -> Report:
     """Merge the outcomes of a run and return its report.
 
@@ -89,10 +99,11 @@ def build_report(
         refresh: Whether the integrator's own queries are sent even where an answer is stored.
         known: The outcomes of the integrator's own queries so far.
         cancelled: Whether the run was interrupted: then nothing is merged, as that may take long, and ask models.
-        pilot: Why the run ended after its pilot, if it did: then the answers are put side by side, as an integrator may
-            ask models, and the run has gaps, however few of its items have an answer.
+        pilot: What is known of the pilot of the run. If the run ended after it, the answers are put side by side, as an
+            integrator may ask models, and the run has gaps, however few of its items have an answer.
     """
-    if pilot:
+    pilot = pilot or PilotFacts()
+    if pilot.reason:
         job = replace(job, integrator=Collate())
     # 1. Merge and audit.
     ordered = sorted(outcomes, key=lambda outcome: sort_key(outcome.brief, outcome.item))
@@ -109,12 +120,13 @@ def build_report(
         violations,
         ordered,
         failure=failure,
-        min_success=0.0 if pilot else job.limits.min_success,
+        min_success=0.0 if pilot.reason else job.limits.min_success,
         alternatives=BaseIntegrator.of(job.integrator).alternatives(job.briefs),
+        sampled=pilot.sample,
     )
-    if pilot and not failure:
+    if pilot.reason and not failure:
         report = report.model_copy(update={"status": "gaps", "message": report.message.removeprefix("Failed: ")})
-        report = add_shortfall(report, pilot)
+        report = add_shortfall(report, pilot.reason)
     return report.model_copy(
         update={
             "rules": " ".join(filter(None, (merge.rules, waiver))),
@@ -135,6 +147,7 @@ def report_merge(
     failure: str | None,
     min_success: float,
     alternatives: Mapping[str, str] = _NO_ALTERNATIVES,
+    sampled: Collection[str] = (),
 ) -> Report:
     """Return the part of a report that follows from the outcomes and their merge.
 
@@ -145,7 +158,9 @@ def report_merge(
         failure: Why the merge failed or the fan-out ended early, if one did.
         min_success: The share of outcomes that must have an answer; alternatives count as one.
         alternatives: The briefs of whose answers one is enough, with the name of their group.
+        sampled: The fingerprints of the work that a pilot of the run has asked.
     """
+    bill = create_bill(outcomes, merge.asked, sampled)
     gaps = [outcome for outcome in outcomes if outcome.status != "succeeded"]
     shortfalls = (*merge.shortfalls, *requirement_shortfalls(merge.requirements))
     status, message = _verdict(outcomes, gaps, failure, min_success, shortfalls, alternatives)
@@ -168,8 +183,9 @@ def report_merge(
         tables=(*merge.tables, *_web_sources_table(outcomes)),
         documents=(*merge.documents, *list_questions(outcomes)),
         shortfalls=shortfalls,
-        usage=Spending.of([*outcomes, *merge.asked]),
-        integration=Spending.of(merge.asked),
+        usage=Spending.of([*outcomes, *merge.asked], bill),
+        integration=Spending.of(merge.asked, [row for row in bill if row.stage == "integrator"]),
+        bill=bill,
         outcomes=tuple(outcomes),
         asked=merge.asked,
     )

@@ -28,6 +28,7 @@ from prefect_dispatch.integrators.run_merge import run_integrator
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
 from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.base import Frozen
+from prefect_dispatch.models.bill import DECIMALS, rows_paid, sum_costs
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import (
@@ -305,8 +306,11 @@ def _sum_violations(report: Report, outcomes: Sequence[Outcome], questions: Sequ
     if report.gaps != gaps:
         yield Violation(law="conservation", where="/gaps", message="these are not the gaps among the outcomes.")
     for name, part in (("usage", [*outcomes, *questions]), ("integration", questions)):
-        if getattr(report, name) != Spending.of(part):
+        if not _is_same_spending(getattr(report, name), Spending.of(part)):
             yield Violation(law="conservation", where=f"/{name}", message="it is not the sum over the outcomes.")
+    billed = sum_costs(rows_paid(report.bill, "run"))
+    if report.bill and any(getattr(billed, name) != getattr(report.usage, name) for name in _BILLED):
+        yield Violation(law="conservation", where="/bill", message="its rows do not add up to the usage.")
     is_violated = any(row.verdict == "violated" for row in report.requirements)
     # A candidate without an answer leaves no gap where another one of its module counts.
     covered = {row.get("candidate") for table in report.tables if table.name == CANDIDATES for row in table.rows}
@@ -314,6 +318,20 @@ def _sum_violations(report: Report, outcomes: Sequence[Outcome], questions: Sequ
     if report.status == "complete" and (is_lacking or report.shortfalls or is_violated):
         message = "it is 'complete', beside gaps, shortfalls or violated requirements."
         yield Violation(law="conservation", where="/status", message=message)
+
+
+_BILLED = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd", "estimated_usd", "unsettled")
+"""The fields that a bill and the usage of a run have in common."""
+
+
+def _is_same_spending(stated: Spending, summed: Spending) -> bool:
+    """Return whether two sums agree: their costs up to what rounding each row of a bill makes of them."""
+    tolerance = (1 + summed.requests) / 10**DECIMALS
+    costs = ("cost_usd", "estimated_usd")
+    pairs = [(getattr(stated, name), getattr(summed, name)) for name in costs]
+    return stated.model_copy(update={name: getattr(summed, name) for name in costs}) == summed and all(
+        one == other or (None not in (one, other) and abs(one - other) <= tolerance) for one, other in pairs
+    )
 
 
 def _read_inputs(report: Report) -> _AuditInputs:

@@ -23,7 +23,7 @@ from prefect_dispatch.models.base import Frozen, Strict
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.imports import ObjectAdapter
 from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.outcome import Change, Citation, Rejection, Usage, truncate_notes
+from prefect_dispatch.models.outcome import LIVE, Change, Citation, Rejection, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import read_json
 from prefect_dispatch.security.redaction import redact, redact_json
 from prefect_dispatch.serialization.json_text import UnsupportedJsonError, canonical_json
@@ -176,6 +176,16 @@ class BaseExecutor(ABC):
     def name(self) -> str:
         """The name of its rate limiter: executors with one name share it. By default the class name."""
         return type(self).__name__
+
+    @property
+    def model_name(self) -> str:
+        """The model that a call asks, by which it is billed if it brings no reply. By default the name."""
+        return self.name
+
+    @property
+    def price_tier(self) -> str:
+        """The price tier of a call that is sent now. By default that of live calls."""
+        return LIVE
 
     @property
     def fallback_chain(self) -> tuple[Executor, ...]:

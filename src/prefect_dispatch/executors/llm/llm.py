@@ -277,6 +277,11 @@ class LLM(BaseExecutor, Strict):
         """The name of its rate limiter: the model, and its address where one is set."""
         return f"{self.model} at {self.api_base.rstrip('/')}" if self.api_base else self.model
 
+    @property
+    def model_name(self) -> str:
+        """The model, without the address."""
+        return self.model
+
     async def answer(self, ask: Ask) -> Reply:
         """Call the model once; the fallbacks are in `fallback_chain`.
 
