@@ -46,7 +46,7 @@ from prefect_dispatch.tasks.work_item import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -129,7 +129,9 @@ def prepare(spec: JobSpec) -> PreparedJob:
     if any(brief.command for brief in bound):
         require_item_variables(bound, valid)
     # 3. Prove the independence of the work, and prepare the merge.
-    alternatives = BaseIntegrator.of(integrator).alternatives(bound) if getattr(executor, "workspace", None) else {}
+    alternatives: Mapping[str, str] = {}
+    if getattr(executor, "workspace", None):
+        alternatives = BaseIntegrator.of(integrator).alternatives(bound)
     independence = preflight(bound, valid, alternatives)
     require_independence(independence, limits.on_dependence)
     if limits.on_dependence == "merge" or any(brief.needs for brief in bound):

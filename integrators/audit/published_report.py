@@ -313,7 +313,7 @@ def _sum_violations(report: Report, outcomes: Sequence[Outcome], questions: Sequ
         yield Violation(law="conservation", where="/bill", message="its rows do not add up to the usage.")
     is_violated = any(row.verdict == "violated" for row in report.requirements)
     # A candidate without an answer leaves no gap where another one of its module counts.
-    covered = {row.get("candidate") for table in report.tables if table.name == CANDIDATES for row in table.rows}
+    covered = {str(row.get("candidate")) for table in report.tables if table.name == CANDIDATES for row in table.rows}
     is_lacking = any(f"{gap.brief}/{gap.item}" not in covered for gap in gaps)
     if report.status == "complete" and (is_lacking or report.shortfalls or is_violated):
         message = "it is 'complete', beside gaps, shortfalls or violated requirements."

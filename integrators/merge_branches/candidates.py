@@ -182,7 +182,7 @@ def select_candidates(
     # 1. Only where different changes are left is there something to decide.
     groups = [each for each in group_candidates(briefs, outcomes) if each.eligible]
     contested = [each for each in groups if len(each.distinct) > 1]
-    scores = score(contested) if score and contested else {}
+    scores: Mapping[Ref, Score] = score(contested) if score and contested else {}
     # 2. The best score counts; of equal ones, and without any, the first by number.
     sign = -1 if direction == "max" else 1
     choices: list[Choice] = []

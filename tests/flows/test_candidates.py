@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pydantic import JsonValue
+
     from prefect_dispatch import Report
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Question
@@ -176,7 +178,7 @@ class Longest(Nobody):
             value: Any = question.item.value
             assert value["context"] == {"goal": "Write it."}
             one, two = (len(value[name]["patch"]) for name in ("first", "second"))
-            verdict = {"winner": "first" if one > two else "second", "reason": "It is longer."}
+            verdict: JsonValue = {"winner": "first" if one > two else "second", "reason": "It is longer."}
             name = question.brief.name
             answers.append(Outcome(brief=name, item=question.item.key, status="succeeded", value=verdict))
         self.given += answers
@@ -188,7 +190,7 @@ def test_a_judge_chooses(site: Site) -> None:
     briefs = expand_briefs([Brief(name="a", instructions="Write it.", samples=3)])
     texts = {"a-1": "xx", "a-2": "xxxx", "a-3": "x"}
     outcomes = [done(name, change_of(site.git, site.base, {"a.txt": text})) for name, text in texts.items()]
-    judge = {"kind": "llm", "model": "openai/x"}
+    judge: Any = {"kind": "llm", "model": "openai/x"}
     integrator = merging(site.git, criterion="The longer one.", judge=judge)
     asker = Longest()
     merge = integrator.merge_asking(briefs, outcomes, asker)
