@@ -65,10 +65,11 @@ def bill_rows(rows: Sequence[BillRow]) -> list[tuple[object, ...]]:
 def describe_bill(rows: Sequence[BillRow]) -> Iterator[str]:
     """Yield lines on a bill: its columns with several values, and what was paid for before the run.
 
-    Where nothing costs anything, as with a local model, there is nothing to split.
+    Where no call has a price, as with a local model, there are none.
     """
     paid = rows_paid(rows, "run")
-    for column, groups in () if sum_costs(paid).is_free else splits(paid):
+    total = sum_costs(paid)
+    for column, groups in splits(paid) if total.known_usd or total.unpriced else ():
         dearest = sorted(groups.items(), key=lambda each: (-each[1].known_usd, -each[1].unpriced, each[0]))
         parts = [f"{value or NO_MODEL} {describe_cost(costs)}" for value, costs in dearest[:MAX_VALUES]]
         more = [f"{len(dearest) - MAX_VALUES} more"] if len(dearest) > MAX_VALUES else []
