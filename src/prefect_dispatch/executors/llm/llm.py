@@ -6,9 +6,8 @@ import asyncio
 import os
 import re
 from contextlib import aclosing, suppress
-from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, model_validator
 from pydantic_core import PydanticCustomError
@@ -51,7 +50,6 @@ from prefect_dispatch.executors.llm.litellm_adapter import (
     load_litellm_in_thread,
     max_prompt_tokens,
     parse_response,
-    read_table,
     supports_web_search,
 )
 from prefect_dispatch.executors.llm.local_model import SLOT_TOKENS, model_digest, resolve_model_path, serve
@@ -77,6 +75,7 @@ from prefect_dispatch.executors.llm.messages import (
     listed_method,
     usable_methods,
 )
+from prefect_dispatch.executors.llm.prefix_cache import PREFIX_STEP, listed_prefix_cache, mark_for_cache
 from prefect_dispatch.executors.llm.provider_errors import classify_error, is_read_timeout
 from prefect_dispatch.models.base import NoneFirst, Strict
 from prefect_dispatch.models.brief import Brief, Text
@@ -91,8 +90,6 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
     from typing_extensions import Self
-
-    from prefect_dispatch.executors.llm.messages import Message
 
 
 EXPECTED_COMPLETION_TOKENS = 500
@@ -644,53 +641,3 @@ def _stream_error(message: str, kind: str) -> TransientError:
 
 def _unknown_model(model: str) -> JobError:
     return JobError(f"Model {model!r} is unknown to litellm: name it as provider/model.")
-
-
-MIN_PREFIX_TOKENS = 1024
-"""Tokens from which on a prefix is cached, where litellm's table has no other number: OpenAI's and Anthropic's rule."""
-PREFIX_STEP = 128
-"""Step in tokens by which OpenAI caches a prefix; the rest of a step is not cached."""
-_CACHING_SERVERS = ("hosted_vllm/", "openai/")
-"""Beginnings of the names of models on one's own servers, which cache prefixes by themselves."""
-
-
-class PrefixCache(NamedTuple):
-    """How the provider of a model caches the beginning of prompts.
-
-    Attributes:
-        min_tokens: The length from which on it does.
-        prices: US dollars per token that is read from the cache, and per token that is written; None if unknown.
-        by_marks: Whether only what a request marks is cached.
-    """
-
-    min_tokens: int
-    prices: Price | None
-    by_marks: bool
-
-
-@lru_cache(maxsize=256)
-def listed_prefix_cache(model: str) -> PrefixCache | None:
-    """Return how the provider of a model caches the beginning of prompts; None if it isn't known to.
-
-    A server of one's own behind `openai/` or `hosted_vllm/` is taken to cache by itself, at no price: vLLM, SGLang and
-    llama.cpp do.
-    """
-    if is_local(model):
-        return None
-    table = read_table()
-    entry = table.get(model) or table.get(model.partition("/")[2]) or {}
-    if not entry and model.startswith(_CACHING_SERVERS):
-        return PrefixCache(MIN_PREFIX_TOKENS, None, by_marks=False)
-    sent, read = entry.get("input_cost_per_token"), entry.get("cache_read_input_token_cost")
-    if not entry.get("supports_prompt_caching"):
-        return None
-    by_marks = "claude" in model
-    write = (entry.get("cache_creation_input_token_cost") if by_marks else None) or sent
-    prices = None if read is None or write is None else (float(read), float(write))
-    return PrefixCache(entry.get("prompt_cache_min_tokens") or MIN_PREFIX_TOKENS, prices, by_marks)
-
-
-def mark_for_cache(message: Message) -> dict[str, Any]:
-    """Return a message that the provider caches, with all that comes before it (Anthropic's `cache_control`)."""
-    part = {"type": "text", "text": message["content"], "cache_control": {"type": "ephemeral"}}
-    return {**message, "content": [part]}
