@@ -74,7 +74,7 @@ def test_a_module_of_the_users_is_not_pythons(monkeypatch: pytest.MonkeyPatch, t
     """A `json.py` in a job's folder, or in the one that the command was called in, keeps no server from starting."""
     (tmp_path / "json.py").write_text("raise RuntimeError\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     with serving("create_app") as (server, _):
         start_up(server)
         assert process(server)
