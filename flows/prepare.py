@@ -22,6 +22,7 @@ from prefect_dispatch.executors.llm.cascade import cascade_of
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.local_model import model_file, resolve_model_path
 from prefect_dispatch.executors.llm.messages import is_local
+from prefect_dispatch.executors.llm.service_tiers import BATCH_PROVIDER, FLEX, FLEX_TIMEOUT_S
 from prefect_dispatch.executors.registry import default_executor
 from prefect_dispatch.flows.runtime.part_joiner import PartJoiner
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob, query_executors
@@ -57,8 +58,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.outcome import Answer, Outcome
     from prefect_dispatch.tasks.plan import Plan, StoredAnswers
 
-BATCH_PROVIDER = "openai/"
-"""Prefix of the models that can be asked in batches."""
 KIND = "upstream"
 """The failure kind of items without a value, in outcomes and reports."""
 _prepared: ContextVar[list[PreparedJob] | None] = ContextVar("_prepared", default=None)
@@ -120,6 +119,7 @@ def prepare(spec: JobSpec) -> PreparedJob:
     for chosen in (executor_for(brief, executor) for brief in bound):
         if isinstance(chosen, LLM):
             chosen.require_providers()
+    limits = with_time_for_tier(executor, limits)
     for each in (executor, *query_executors(integrator).values()):
         require_enforceable_limits(limits, each, bound)
     require_known_models(integrator, folder)
@@ -217,16 +217,29 @@ def require_batches(briefs: Iterable[Brief], executor: Executor) -> None:
         JobError: If not.
     """
     for who in (executor_for(brief, executor) for brief in briefs):
-        if isinstance(who, LLM) and who.mode == "live" and who.rounds > 1:
+        if isinstance(who, LLM) and who.mode != "batch" and who.rounds > 1:
             raise JobError(
-                f"executor.rounds is {who.rounds}, which counts batches, and executor.mode is live: set mode: batch, "
-                "or leave rounds out."
+                f"executor.rounds is {who.rounds}, which counts batches, and executor.mode is {who.mode}: set mode: "
+                "batch, or leave rounds out."
             )
         if isinstance(who, LLM) and who.mode == "batch" and not who.model.startswith(BATCH_PROVIDER):
             raise JobError(
                 f"Model {who.model!r} can't be asked with mode: batch, which is for OpenAI and for servers that speak "
                 f"its protocol: name it as {BATCH_PROVIDER}… (with an api_base, if it is a server), or set mode: live."
             )
+
+
+def with_time_for_tier(executor: Executor, limits: Limits) -> Limits:
+    """Return limits with the time that calls of the executor's price tier may take, where they state none.
+
+    Args:
+        executor: The executor.
+        limits: The limits of the job.
+    """
+    is_flex = isinstance(executor, LLM) and executor.mode == FLEX
+    if not is_flex or "timeout_s" in limits.model_fields_set:
+        return limits
+    return limits.model_copy(update={"timeout_s": FLEX_TIMEOUT_S})
 
 
 def _resolve_model_path(brief: Brief, folder: Path) -> Brief:
@@ -272,7 +285,7 @@ def _query_models(integrator: AnyMerger) -> Iterator[tuple[str, LLM]]:
     return ((where, each) for where, each in query_executors(integrator).items() if isinstance(each, LLM))
 
 
-def plan(
+def plan(  # noqa: PLR0913 -- the parameters are the job
     briefs: Brief | Sequence[Brief],
     items: object,
     executor: Executor | None = None,
@@ -283,6 +296,7 @@ def plan(
     limit: int | None = None,
     review: bool = False,
     refresh: bool | str | Sequence[str] = False,
+    deadline: str | None = None,
 ) -> Plan:
     """Return the plan of a job: its calls, tokens, cost and time; nothing is asked.
 
@@ -296,6 +310,7 @@ def plan(
         limit: Maximum number of items to take, from the first.
         review: Whether people would decide before the run publishes.
         refresh: True to count no answer as stored, or patterns of names: those that are asked again (see `dispatch`).
+        deadline: The time that the job has, such as `2h`, which the recommendation then counts with.
 
     Raises:
         JobError: If the job is unusable; the message says what to change.
@@ -310,22 +325,27 @@ def plan(
     )
     if spec.review:
         require_deciding(spec.integrator)
-    return plan_prepared(prepare(spec), spec)
+    return plan_prepared(prepare(spec), spec, deadline)
 
 
-def plan_prepared(job: PreparedJob, spec: JobSpec) -> Plan:
+def plan_prepared(job: PreparedJob, spec: JobSpec, deadline: str | None = None) -> Plan:
     """Return the plan of a job that is prepared.
 
     Args:
         job: The job.
         spec: Its parts, of which it was prepared.
+        deadline: The time that it has, such as `2h`.
 
     Raises:
         JobError: If it can't run where it is to.
     """
     from prefect_dispatch.flows.remote_targets import resolve_deployment, shard_target  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.tasks.plan_modes import parse_deadline, with_deadline  # noqa: PLC0415 -- imports Prefect
 
+    deadline_s = None if deadline is None else parse_deadline(deadline)
     plan = build_plan(*load_stored_answers(job))
+    if deadline_s is not None:
+        plan = with_deadline(plan, deadline_s)
     way = resolve_deployment(spec.fan_out, job.work, job.executor, spec.place)
     shard_target(spec.task_runner, job.executor, way.target)
     return plan.model_copy(update={"notes": (*plan.notes, *way.notes)})

@@ -8,14 +8,15 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from prefect_dispatch.calls.budget import executor_name, find_cost_bound
-from prefect_dispatch.calls.prompt_prefixes import prefix_key
 from prefect_dispatch.executors.base import Ask, BaseExecutor, executor_for
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.llm.cascade import cascade_of
 from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.executors.llm.service_tiers import FLEX, FLEX_TIMEOUT_S
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.tasks.item_splitting import expand_asks, load_joined_answer
+from prefect_dispatch.tasks.plan_modes import PlannedMode, compare_modes, estimate_cached
 from prefect_dispatch.tasks.result_store import LenientBlobStore, stored_answer
 from prefect_dispatch.tasks.work_item import WorkItem, group_equal_work
 
@@ -87,6 +88,10 @@ class Plan(Strict):
     """Seconds if the asks were sequential."""
     seconds_in_parallel: float
     """Seconds with the job's concurrency."""
+    modes: tuple[PlannedMode, ...] = ()
+    """What it would cost in each mode of the executor; empty where there is nothing to compare."""
+    deadline_s: float | None = None
+    """The deadline that the recommendation counts with, in seconds from the start; empty: none was given."""
     basis: str
     """What these figures are based on."""
     recommendation: Literal["nothing-to-ask", "not-worth-fanning-out", "fan-out"]
@@ -172,7 +177,7 @@ def estimate(
     asks = [ask for each in wholes for ask in expand_asks(each, executor, blobs, refresh=each.fingerprint in again)]
     # 2. Estimate tokens and cost, then the time, which concurrency or a rate limit bounds.
     prompt, completion, cost, token_basis = _estimate_tokens(asks, executor)
-    cached, saved = _estimate_cached(asks, executor)
+    cached, saved = estimate_cached(asks, executor)
     cost = None if cost is None else round(cost - saved, 6)
     most_s = limits.timeout_s if BaseExecutor.of(executor).cancel_immediately else None
     seconds, time_basis = _seconds_each(list(answers.values()), completion, len(asks), most_s)
@@ -190,7 +195,7 @@ def estimate(
         "re-asks and retries not included",
         _read_error_note(blobs),
     )
-    return Plan(
+    plan = Plan(
         briefs=len({each.brief.name for each in work}),
         items=len({each.item.key for each in work}),
         work=len(work),
@@ -208,6 +213,7 @@ def estimate(
         recommendation=recommendation,
         advice=advice,
     )
+    return plan.model_copy(update={"modes": compare_modes(asks, executor, limits, plan)})
 
 
 def _estimate_tokens(asks: Sequence[WorkItem], executor: Executor) -> tuple[int | None, int | None, float | None, str]:
@@ -260,27 +266,6 @@ def _cascade_basis(asks: Sequence[WorkItem], executor: Executor, most: float | N
     learned = asks[: cascade.learn.items] if cascade.learn else ()
     least += _estimate_tokens(learned, base.without_cascade)[2] or 0.0
     return f"cascade: {least:.6f} USD if the cheap model's answers count, and up to {most:.6f} if none does"
-
-
-def _estimate_cached(asks: Sequence[WorkItem], executor: Executor) -> tuple[int, float]:
-    """Return the prompt tokens that providers will find in their caches, and the US dollars that this saves.
-
-    The first call of each brief writes its beginning into the cache, and all others read it there.
-    """
-    cached, saved = 0, 0.0
-    counts = Counter(prefix_key(each.brief) for each in asks)
-    for key, brief in {prefix_key(each.brief): each.brief for each in asks}.items():
-        chosen = BaseExecutor.of(executor_for(brief, executor))
-        if cascade_of(chosen):  # how often each model is asked isn't known
-            continue
-        others = counts[key] - 1
-        tokens = chosen.prefix_tokens(brief) if others else 0
-        cached += others * tokens
-        price, prices = chosen.price(), chosen.prefix_prices()
-        if tokens and price and prices:
-            read, write = prices
-            saved += tokens * (others * (price[0] - read) + price[0] - write)
-    return cached, saved
 
 
 def budget_note(work: Sequence[WorkItem], executor: Executor, limits: Limits) -> str:
@@ -409,6 +394,7 @@ def with_notes(plan: Plan, executor: Executor, limits: Limits) -> Plan:
         *_agent_notes(plan, executor, limits),
         *_cap_notes(plan, limits),
         *_batch_notes(plan, executor),
+        *_flex_notes(plan, executor, limits),
         *_task_run_notes(plan, limits),
     )
     return plan.model_copy(update={"notes": notes})
@@ -454,6 +440,19 @@ def _batch_notes(plan: Plan, executor: Executor) -> Iterator[str]:
     live += [f"executor.idle_s ({executor.idle_s:g}) holds"] if executor.idle_s is not None else []
     only = f" {' and '.join(live)} only there." if live else ""
     yield f"mode: batch: within a day, whatever the times above; what fails in a batch is asked live.{only}"
+
+
+def _flex_notes(plan: Plan, executor: Executor, limits: Limits) -> Iterator[str]:
+    """Yield what the flex tier means for the time, and for calls that it refuses."""
+    if not isinstance(executor, LLM) or executor.mode != FLEX or not plan.to_ask:
+        return
+    yield (
+        f"mode: flex: a call may take up to {limits.timeout_s:g} s, whatever the times above. While the tier has no "
+        f"capacity, calls wait for up to {limits.wait_s:g} s; what it still refuses has failed: run the job again, or "
+        "with mode: live."
+    )
+    if limits.timeout_s < FLEX_TIMEOUT_S:
+        yield f"limits.timeout_s is {limits.timeout_s:g}; OpenAI recommends {FLEX_TIMEOUT_S:g} for mode: flex."
 
 
 def _task_run_notes(plan: Plan, limits: Limits) -> Iterator[str]:

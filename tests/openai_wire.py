@@ -21,10 +21,12 @@ PIECES = 10
 """Into how many pieces a body is cut that drips."""
 
 
-def completion(body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object) -> str:
-    """Return a chat completion's JSON; without a usage it tells no tokens."""
+def completion(
+    body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object, **more: object
+) -> str:
+    """Return a chat completion's JSON, with more fields; without a usage it tells no tokens."""
     choice = {"index": 0, "message": message, "finish_reason": finish}
-    return json.dumps({**_head(body, "chat.completion", [choice]), **({"usage": usage} if usage else {})})
+    return json.dumps({**_head(body, "chat.completion", [choice]), **({"usage": usage} if usage else {}), **more})
 
 
 def events(body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object) -> Iterator[str]:

@@ -380,7 +380,9 @@ class _Attempt:
         is_uniform = self.shares.keys() <= {(self.model, LIVE, "ask")}
         return record if is_uniform else ItemizedAttempt(**dict(record), shares=shares)
 
-    def charge(self, usage: Usage, executor: Executor, step: Step, model: str | None = None) -> None:
+    def charge(
+        self, usage: Usage, executor: Executor, step: Step, model: str | None = None, price_tier: str = ""
+    ) -> None:
         """Add the usage of calls.
 
         Args:
@@ -388,11 +390,12 @@ class _Attempt:
             executor: The executor that was called.
             step: Why it was called.
             model: The model of its reply. None: there was no reply.
+            price_tier: The price tier of its reply; empty: that of the executor.
         """
         self.usage += usage
         if usage != _NO_USAGE:
             base = BaseExecutor.of(executor)
-            key = (base.model_name if model is None else model, base.price_tier, step)
+            key = (base.model_name if model is None else model, price_tier or base.price_tier, step)
             self.shares[key] = self.shares.get(key, _NO_USAGE) + usage
 
     def step(self, position: int, *, is_reask: bool) -> Step:
@@ -503,7 +506,7 @@ class _Attempt:
             stored = next(recovered, None)
             reply = stored or await self._call_with_backoff(position, tier, self.ask(rejections, change))
             self.model, self.served_model = intern(reply.model), intern(reply.served_model)
-            self.charge(reply.usage, tier, self.step(position, is_reask=bool(rejections)), self.model)
+            self.charge(reply.usage, tier, self.step(position, is_reask=bool(rejections)), self.model, reply.tier)
             self.notes += reply.notes
             if not stored:
                 await self.checkpoint.record_reply(position, reply, at_once=runs_code)

@@ -88,6 +88,8 @@ class Reply(Strict):
     """Notes of the executor on its work that make no answer invalid: stored with the attempt."""
     citations: tuple[Citation, ...] = ()
     """The pages that a web search returned, without secrets."""
+    tier: str = ""
+    """The price tier in which the provider answered; empty: that of the executor."""
     usage: Usage = Usage(requests=1)
     """Usage of the call."""
 

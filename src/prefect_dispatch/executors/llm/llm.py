@@ -77,10 +77,17 @@ from prefect_dispatch.executors.llm.messages import (
 )
 from prefect_dispatch.executors.llm.prefix_cache import PREFIX_STEP, listed_prefix_cache, mark_for_cache
 from prefect_dispatch.executors.llm.provider_errors import classify_error, is_read_timeout
+from prefect_dispatch.executors.llm.service_tiers import (
+    FLEX,
+    FLEX_PROVIDER,
+    halve,
+    listed_flex_price,
+    read_tier,
+)
 from prefect_dispatch.models.base import NoneFirst, Strict
 from prefect_dispatch.models.brief import Brief, Text
 from prefect_dispatch.models.item import Item, placeholders
-from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.models.outcome import LIVE, Usage
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.serialization.json_text import digest
 
@@ -133,8 +140,10 @@ class LLM(BaseExecutor, Strict):
     """Whether an answer from another model than the one that was asked is a failure, and not only a flag."""
     web_search: bool = Field(default=False, title="Web search")
     """Whether the model may search the web through its provider; options are `web_search_options` in `params`."""
-    mode: Literal["live", "batch"] = "live"
-    """`batch`: a run first sends its requests to the provider in one file, for about half the price, within a day."""
+    mode: Literal["live", "flex", "batch"] = "live"
+    """`flex`: each call is sent in OpenAI's flex tier, for about half the price; it may take 15 minutes, or be refused
+    while the tier has no capacity. `batch`: a run first sends its requests to the provider in one file, for about half
+    the price, within a day."""
     rounds: int = Field(default=1, ge=1, le=10, title="Batches in a row")
     """Number of batches, the first included, for requests that fail, before they are sent live."""
     cascade: Annotated[Cascade | None, NoneFirst()] = Field(default=None, title="Cascade")
@@ -156,6 +165,10 @@ class LLM(BaseExecutor, Strict):
         )
         if problem:
             raise PydanticCustomError("cascade", "{problem}", {"problem": problem})
+        if self.mode == FLEX and "service_tier" in self.params:
+            raise PydanticCustomError(
+                "mode", "mode: flex is a service tier, and params.service_tier names one, too; leave one of them out"
+            )
         return self
 
     @property
@@ -266,18 +279,24 @@ class LLM(BaseExecutor, Strict):
     def batch_variant(self) -> LLM:
         """This model alone, with the price of a batch: half of the stated price, else by litellm's table."""
         stated, listed = self.usd_per_million, listed_batch_price(self.model)
-        price = (stated[0] / 2, stated[1] / 2) if stated else listed and (listed[0] * 1e6, listed[1] * 1e6)
+        price = halve(stated) if stated else listed and (listed[0] * 1e6, listed[1] * 1e6)
         return self._with_single_model(self.model).model_copy(update={"usd_per_million": price, "mode": "live"})
 
     @property
     def name(self) -> str:
-        """The name of its rate limiter: the model, and its address where one is set."""
-        return f"{self.model} at {self.api_base.rstrip('/')}" if self.api_base else self.model
+        """The name of its rate limiter: the model, the flex tier, and the address where one is set."""
+        model = f"{self.model} in flex" if self.mode == FLEX else self.model  # that has no capacity; other calls pass
+        return f"{model} at {self.api_base.rstrip('/')}" if self.api_base else model
 
     @property
     def model_name(self) -> str:
         """The model, without the address."""
         return self.model
+
+    @property
+    def price_tier(self) -> str:
+        """The price tier in which a call is sent."""
+        return FLEX if self.mode == FLEX else LIVE
 
     async def answer(self, ask: Ask) -> Reply:
         """Call the model once; the fallbacks are in `fallback_chain`.
@@ -293,11 +312,16 @@ class LLM(BaseExecutor, Strict):
         try:
             search = self.search_options
             params = self.params if search is None else {**self.params, "web_search_options": search}
+            if self.mode == FLEX:
+                params = {**params, "service_tier": FLEX}
             request = {**build_request(litellm, ask, self.model, params, method), **await self._call_target()}
             if self._marks_prefix(ask):
                 request["messages"][0] = mark_for_cache(request["messages"][0])
             response = await self._request_response(litellm, request, exchange)
-            reply = parse_response(response, self.model, self._price(), exchange.served_model, search)
+            tier = read_tier(response)
+            reply = parse_response(response, self.model, self._price(tier), exchange.served_model, search)
+            if tier != self.price_tier:
+                reply = reply.model_copy(update={"tier": tier})
         except JobError as error:
             raise TerminalError(str(error), kind="local_model", usage=Usage()) from None
         except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its message is redacted
@@ -423,6 +447,12 @@ class LLM(BaseExecutor, Strict):
         for model in self.models:
             if not has_known_provider(model):
                 raise _unknown_model(model)
+            if self.mode == FLEX and self._price_in_flex(model) is None:
+                raise JobError(
+                    f"mode: flex: model {model!r} has no price for OpenAI's flex tier in litellm's table. Name one "
+                    "that has, such as 'openai/gpt-5-mini', state usd_per_million for a server behind openai/, or set "
+                    "mode to 'live'."
+                )
             if self.search_options is not None and self.mode == "batch":
                 raise JobError("web_search: a provider's batch has no web search; set mode to 'live', or leave it out.")
             if self.web_search and not supports_web_search(model):
@@ -472,7 +502,7 @@ class LLM(BaseExecutor, Strict):
 
         A stated price counts for all tokens.
         """
-        cache = listed_prefix_cache(self.model) if self._price() is None else None
+        cache = listed_prefix_cache(self.model, self.price_tier) if self._price() is None else None
         return cache and cache.prices
 
     def _marks_prefix(self, ask: Ask) -> bool:
@@ -491,10 +521,13 @@ class LLM(BaseExecutor, Strict):
         return min(known) if len(known) == len(sizes) else None
 
     def price(self) -> Price | None:
-        """Return US dollars per token sent and per token received, by the dearest model; None if one is unknown."""
+        """Return US dollars per token sent and per token received, by the dearest model; None if one is unknown.
+
+        In the flex tier it is that tier's; what a call may cost at most (`cost_bound`) stays the regular price.
+        """
         if self.mode == "batch":
             return self.batch_variant.price()
-        prices = [tier._price() or listed_price(tier.model) for tier in self.fallback_chain]  # noqa: SLF001 -- its own kind
+        prices = [tier._expected_price() for tier in self.fallback_chain]  # noqa: SLF001 -- its own kind
         known = [price for price in prices if price is not None]
         return (max(sent for sent, _ in known), max(got for _, got in known)) if len(known) == len(prices) else None
 
@@ -548,12 +581,22 @@ class LLM(BaseExecutor, Strict):
         key = await load_key(self.credentials) if self.credentials else {}
         return {"model": self.model, "api_base": self.api_base, **key}
 
-    def _price(self) -> Price | None:
-        """Return the price per token if it is known without litellm's table; else None."""
+    def _expected_price(self) -> Price | None:
+        """Return the price per token that a call of this model is expected to have; None if unknown."""
+        return self._price_in_flex(self.model) if self.mode == FLEX else self._price() or listed_price(self.model)
+
+    def _price_in_flex(self, model: str) -> Price | None:
+        """Return the price per token of a model in the flex tier, stated or by litellm's table; None if unknown."""
+        is_stated = model == self.model and self.usd_per_million and model.startswith(FLEX_PROVIDER)
+        return self._price(FLEX) if is_stated else listed_flex_price(model)
+
+    def _price(self, tier: str = LIVE) -> Price | None:
+        """Return the price per token in a price tier if it is known without litellm's table; else None."""
         if is_local(self.model):
             return 0.0, 0.0
         if self.usd_per_million is not None:
-            return self.usd_per_million[0] / 1e6, self.usd_per_million[1] / 1e6
+            price = self.usd_per_million[0] / 1e6, self.usd_per_million[1] / 1e6
+            return halve(price) if tier == FLEX else price
         return None
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.executors.llm.litellm_adapter import Price, read_table
 from prefect_dispatch.executors.llm.messages import is_local
+from prefect_dispatch.models.outcome import LIVE
 
 if TYPE_CHECKING:
     from prefect_dispatch.executors.llm.messages import Message
@@ -35,8 +36,12 @@ class PrefixCache(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def listed_prefix_cache(model: str) -> PrefixCache | None:
+def listed_prefix_cache(model: str, tier: str = LIVE) -> PrefixCache | None:
     """Return how the provider of a model caches the beginning of prompts; None if it isn't known to.
+
+    Args:
+        model: The model.
+        tier: The price tier, `live` or `flex`.
 
     A server of one's own behind `openai/` or `hosted_vllm/` is taken to cache by itself, at no price: vLLM, SGLang and
     llama.cpp do.
@@ -47,11 +52,12 @@ def listed_prefix_cache(model: str) -> PrefixCache | None:
     entry = table.get(model) or table.get(model.partition("/")[2]) or {}
     if not entry and model.startswith(_CACHING_SERVERS):
         return PrefixCache(MIN_PREFIX_TOKENS, None, by_marks=False)
-    sent, read = entry.get("input_cost_per_token"), entry.get("cache_read_input_token_cost")
+    suffix = "" if tier == LIVE else f"_{tier}"
+    sent, read = (entry.get(f"{name}{suffix}") for name in ("input_cost_per_token", "cache_read_input_token_cost"))
     if not entry.get("supports_prompt_caching"):
         return None
     by_marks = "claude" in model
-    write = (entry.get("cache_creation_input_token_cost") if by_marks else None) or sent
+    write = (entry.get(f"cache_creation_input_token_cost{suffix}") if by_marks else None) or sent
     prices = None if read is None or write is None else (float(read), float(write))
     return PrefixCache(entry.get("prompt_cache_min_tokens") or MIN_PREFIX_TOKENS, prices, by_marks)
 
