@@ -174,7 +174,9 @@ def test_the_time_limit_of_the_tier(tmp_path: Path) -> None:
 def test_cached_prefixes_have_the_price_of_the_tier() -> None:
     """By litellm's table, as all other tokens."""
     live, flex = (listed_prefix_cache(MINI, tier) for tier in ("live", "flex"))
-    assert live and flex and live.prices and flex.prices
+    assert live is not None
+    assert flex is not None
+    assert live.prices
     assert flex.prices == pytest.approx([usd / 2 for usd in live.prices])
     half = [plan([LONG], ["a", "b"], LLM(model=MINI, mode=mode)).cost_usd for mode in ("live", "flex")]
     assert half[0] == pytest.approx(2 * (half[1] or 0), abs=2e-6)
