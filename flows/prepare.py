@@ -19,10 +19,10 @@ from prefect_dispatch.executors.block_references import require_key
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.command_checks import require_item_variables
 from prefect_dispatch.executors.llm.cascade import cascade_of
+from prefect_dispatch.executors.llm.discounts import BATCH_PROVIDER, FLEX, FLEX_TIMEOUT_S
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.local_model import model_file, resolve_model_path
 from prefect_dispatch.executors.llm.messages import is_local
-from prefect_dispatch.executors.llm.service_tiers import BATCH_PROVIDER, FLEX, FLEX_TIMEOUT_S
 from prefect_dispatch.executors.registry import default_executor
 from prefect_dispatch.flows.runtime.part_joiner import PartJoiner
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob, query_executors
@@ -340,7 +340,7 @@ def plan_prepared(job: PreparedJob, spec: JobSpec, deadline: str | None = None) 
         JobError: If it can't run where it is to.
     """
     from prefect_dispatch.flows.remote_targets import resolve_deployment, shard_target  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.tasks.plan_modes import parse_deadline, with_deadline  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.tasks.plan import parse_deadline, with_deadline  # noqa: PLC0415 -- imports Prefect
 
     deadline_s = None if deadline is None else parse_deadline(deadline)
     plan = build_plan(*load_stored_answers(job))

@@ -328,7 +328,7 @@ class OpenAIServer:
         elif body.get("stream"):
             parts, content_type = list(events(*said)), "text/event-stream"
         else:
-            parts = [completion(*said, **({"service_tier": told} if (told := behaviour.service_tier) else {}))]
+            parts = [completion(*said, tier=behaviour.service_tier)]
         if good and behaviour.tells_tokens and behaviour.ending == "whole":
             spent = Usage(prompt_tokens=behaviour.prompt_tokens, completion_tokens=behaviour.completion_tokens)
             with self._lock:

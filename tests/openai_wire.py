@@ -22,11 +22,17 @@ PIECES = 10
 
 
 def completion(
-    body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object, **more: object
+    body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object, *, tier: str
 ) -> str:
-    """Return a chat completion's JSON, with more fields; without a usage it tells no tokens."""
+    """Return a chat completion's JSON; without a usage it tells no tokens, and without a tier none."""
     choice = {"index": 0, "message": message, "finish_reason": finish}
-    return json.dumps({**_head(body, "chat.completion", [choice]), **({"usage": usage} if usage else {}), **more})
+    return json.dumps(
+        {
+            **_head(body, "chat.completion", [choice]),
+            **({"usage": usage} if usage else {}),
+            **({"service_tier": tier} if tier else {}),
+        }
+    )
 
 
 def events(body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object) -> Iterator[str]:

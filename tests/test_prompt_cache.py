@@ -9,7 +9,7 @@ import pytest
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, PythonCallable, dispatch, plan
 from prefect_dispatch.calls.prompt_prefixes import MAX_DELAY_S, PromptPrefix, PromptPrefixes
-from prefect_dispatch.executors.llm.prefix_cache import listed_prefix_cache
+from prefect_dispatch.executors.llm.discounts import listed_prefix_cache
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.executors.test_hosted import BY_LITELLM, Provider, claude
 from tests.openai_server import Behaviour, PrefixCache, openai_server

@@ -11,12 +11,11 @@ from prefect_dispatch import LLM, Brief, Cascade, Limits, dispatch, plan
 from prefect_dispatch.cli.commands import COMPLETE, UNUSABLE, main
 from prefect_dispatch.cli.console import plan_table, summary
 from prefect_dispatch.errors import DispatchFailed, JobError
-from prefect_dispatch.executors.llm.prefix_cache import listed_prefix_cache
-from prefect_dispatch.executors.llm.service_tiers import FLEX_TIMEOUT_S
+from prefect_dispatch.executors.llm.discounts import FLEX_TIMEOUT_S, listed_prefix_cache
 from prefect_dispatch.flows.prepare import prepare
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.sources import source
-from prefect_dispatch.tasks.plan_modes import format_span, parse_deadline
+from prefect_dispatch.tasks.plan import format_span, parse_deadline
 from tests.openai_server import Behaviour, failure, openai_server
 
 if TYPE_CHECKING:

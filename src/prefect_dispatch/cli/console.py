@@ -322,7 +322,7 @@ def plan_table(plan: Plan) -> str:
     )
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {figure}" for name, figure in rows]
-    from prefect_dispatch.tasks.plan_modes import describe_modes  # noqa: PLC0415 -- imports every model
+    from prefect_dispatch.tasks.plan import describe_modes  # noqa: PLC0415 -- imports every model
 
     sentences = filter(None, [plan.advice, describe_modes(plan.modes), plan.integrator])
     return "\n".join([*lines, *sentences, *plan.notes])

@@ -35,6 +35,16 @@ from prefect_dispatch.executors.llm.cascade import (
     own_model_problem,
 )
 from prefect_dispatch.executors.llm.direct_calls import post_chat_completion, supports_direct_http
+from prefect_dispatch.executors.llm.discounts import (
+    FLEX,
+    FLEX_PROVIDER,
+    PREFIX_STEP,
+    halve,
+    listed_flex_price,
+    listed_prefix_cache,
+    mark_for_cache,
+    read_tier,
+)
 from prefect_dispatch.executors.llm.hosted_providers import ask_provider, find_route
 from prefect_dispatch.executors.llm.http_exchange import Exchange, use_exchange
 from prefect_dispatch.executors.llm.litellm_adapter import (
@@ -75,15 +85,7 @@ from prefect_dispatch.executors.llm.messages import (
     listed_method,
     usable_methods,
 )
-from prefect_dispatch.executors.llm.prefix_cache import PREFIX_STEP, listed_prefix_cache, mark_for_cache
 from prefect_dispatch.executors.llm.provider_errors import classify_error, is_read_timeout
-from prefect_dispatch.executors.llm.service_tiers import (
-    FLEX,
-    FLEX_PROVIDER,
-    halve,
-    listed_flex_price,
-    read_tier,
-)
 from prefect_dispatch.models.base import NoneFirst, Strict
 from prefect_dispatch.models.brief import Brief, Text
 from prefect_dispatch.models.item import Item, placeholders

@@ -1,16 +1,56 @@
-"""How providers cache the beginning of prompts, and how a request marks it."""
+"""What makes calls cheaper at a provider: its cache of prompts, and tiers that answer later.
+
+OpenAI's flex tier answers later, or refuses while it is busy, for half the price; source:
+https://platform.openai.com/docs/guides/flex-processing
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prefect_dispatch.executors.llm.litellm_adapter import Price, read_table
+from prefect_dispatch.executors.llm.litellm_adapter import Price, listed_price, read_table
 from prefect_dispatch.executors.llm.messages import is_local
 from prefect_dispatch.models.outcome import LIVE
 
 if TYPE_CHECKING:
     from prefect_dispatch.executors.llm.messages import Message
+
+FLEX = "flex"
+"""The tier, in requests, in responses and in bills."""
+FLEX_PROVIDER = "openai/"
+"""Prefix of the models that can be asked in the flex tier."""
+BATCH_PROVIDER = "openai/"
+"""Prefix of the models that can be asked in batches."""
+FLEX_TIMEOUT_S = 900.0
+"""Seconds that a call of the tier may take, by OpenAI's recommendation."""
+_NAMED_TIERS = {FLEX: FLEX, "priority": "priority"}
+
+
+@lru_cache(maxsize=256)
+def listed_flex_price(model: str) -> Price | None:
+    """Return US dollars per token sent and per token received in the flex tier, by litellm's table; None if unknown.
+
+    Example:
+        >>> listed_flex_price("openai/gpt-5-mini")
+        (1.25e-07, 1e-06)
+    """
+    if not model.startswith(FLEX_PROVIDER) or listed_price(model) is None:
+        return None
+    table = read_table()
+    entry = table.get(model) or table.get(model.partition("/")[2]) or {}
+    sent, received = entry.get("input_cost_per_token_flex"), entry.get("output_cost_per_token_flex")
+    return None if sent is None or received is None else (float(sent), float(received))
+
+
+def halve(price: Price) -> Price:
+    """Return a stated price in the flex tier or in a batch, of which it is half."""
+    return price[0] / 2, price[1] / 2
+
+
+def read_tier(response: Any) -> str:  # noqa: ANN401 -- litellm's ModelResponse
+    """Return the price tier that a response names: `flex`, `priority`, or `live` for any other word, and for none."""
+    return _NAMED_TIERS.get(str(getattr(response, "service_tier", None)), LIVE)
 
 
 MIN_PREFIX_TOKENS = 1024
