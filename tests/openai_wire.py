@@ -22,17 +22,12 @@ PIECES = 10
 
 
 def completion(
-    body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object, *, tier: str
+    body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object, *, tier: str = ""
 ) -> str:
     """Return a chat completion's JSON; without a usage it tells no tokens, and without a tier none."""
     choice = {"index": 0, "message": message, "finish_reason": finish}
-    return json.dumps(
-        {
-            **_head(body, "chat.completion", [choice]),
-            **({"usage": usage} if usage else {}),
-            **({"service_tier": tier} if tier else {}),
-        }
-    )
+    more = {name: value for name, value in (("usage", usage), ("service_tier", tier)) if value}
+    return json.dumps({**_head(body, "chat.completion", [choice]), **more})
 
 
 def events(body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object) -> Iterator[str]:
