@@ -326,7 +326,7 @@ class OpenAIServer:
         if behaviour.body is not None:
             parts = [behaviour.body]
         elif body.get("stream"):
-            parts, content_type = list(events(*said)), "text/event-stream"
+            parts, content_type = list(events(*said, tier=behaviour.service_tier)), "text/event-stream"
         else:
             parts = [completion(*said, tier=behaviour.service_tier)]
         if good and behaviour.tells_tokens and behaviour.ending == "whole":

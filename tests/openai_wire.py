@@ -30,18 +30,21 @@ def completion(
     return json.dumps({**_head(body, "chat.completion", [choice]), **more})
 
 
-def events(body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object) -> Iterator[str]:
+def events(
+    body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object, *, tier: str = ""
+) -> Iterator[str]:
     """Yield a chat completion's server-sent events: the text by words, how it ended, the usage if that is asked for."""
+    more = {"service_tier": tier} if tier else {}
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
     deltas += [
         {name: word} for name in ("content", "refusal") for word in re.findall(r"\s*\S+|\s+", message[name] or "")
     ]
     for delta in deltas:
-        yield _event(body, [{"index": 0, "delta": delta, "finish_reason": None}])
+        yield _event(body, [{"index": 0, "delta": delta, "finish_reason": None}], **more)
     if finish is not None:
-        yield _event(body, [{"index": 0, "delta": {}, "finish_reason": finish}])
+        yield _event(body, [{"index": 0, "delta": {}, "finish_reason": finish}], **more)
     if usage and body.get("stream_options") == {"include_usage": True}:
-        yield _event(body, [], usage=usage)
+        yield _event(body, [], usage=usage, **more)
     yield "data: [DONE]\n\n"
 
 

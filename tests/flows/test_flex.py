@@ -47,14 +47,15 @@ def by_tier(report: Report) -> dict[str, float | None]:
     return {row.tier: row.cost_usd for row in report.bill}
 
 
-@pytest.mark.parametrize("way", ["api_base", "OPENAI_BASE_URL"])
+@pytest.mark.parametrize("way", ["api_base", "OPENAI_BASE_URL", "stream"])
 def test_each_call_is_sent_and_paid_in_the_tier(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half the price, named in the bill; the time limit is the one that the tier needs."""
     with openai_server(in_tier) as server:
         if way == "OPENAI_BASE_URL":
             monkeypatch.setenv(way, server.url)
-        base = server.url if way == "api_base" else None
-        report = dispatch([SUM], ["a", "b"], executor=LLM(model=MINI, api_base=base, mode="flex"))
+        base = None if way == "OPENAI_BASE_URL" else server.url
+        executor = LLM(model=MINI, api_base=base, mode="flex", idle_s=60 if way == "stream" else None)
+        report = dispatch([SUM], ["a", "b"], executor=executor)
     assert [request.body["service_tier"] for request in server.requests] == ["flex", "flex"]
     assert by_tier(report) == {"flex": pytest.approx(2 * PRICE["flex"])}
     assert report.usage.cost_usd == pytest.approx(2 * PRICE["flex"])
