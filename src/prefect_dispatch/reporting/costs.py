@@ -74,5 +74,11 @@ def describe_bill(rows: Sequence[BillRow]) -> Iterator[str]:
         parts = [f"{value or NO_MODEL} {describe_cost(costs)}" for value, costs in dearest[:MAX_VALUES]]
         more = [f"{len(dearest) - MAX_VALUES} more"] if len(dearest) > MAX_VALUES else []
         yield strip_control_chars(f"By {column}: {', '.join([*parts, *more])}")
-    if not (stored := sum_costs(rows_paid(rows, "stored"))).is_free:
-        yield f"Paid before, for answers from the store: {describe_cost(stored)}"
+    if before := describe_paid_before(rows):
+        yield f"Paid before, for answers from the store: {before}"
+
+
+def describe_paid_before(rows: Sequence[BillRow]) -> str:
+    """Return the cost of what was paid for before the run, for answers that it found in the store; empty for none."""
+    stored = sum_costs(rows_paid(rows, "stored"))
+    return "" if stored.is_free else describe_cost(stored)

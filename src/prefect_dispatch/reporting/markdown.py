@@ -10,10 +10,10 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from prefect_dispatch.models.bill import rows_paid, sum_costs
+from prefect_dispatch.models.bill import rows_paid
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import Ref, sort_key
-from prefect_dispatch.reporting.costs import bill_rows, describe_cost
+from prefect_dispatch.reporting.costs import bill_rows, describe_paid_before
 from prefect_dispatch.reporting.progress import run_issues
 from prefect_dispatch.reporting.table_files import answer_rows, spread_fields, value_tables
 from prefect_dispatch.security.escaping import (
@@ -367,8 +367,8 @@ def _bill_tables(report: Report) -> Iterator[str]:
         header = ("by", "", "requests", "prompt tokens", "of that cached", "completion tokens", "cost in USD")
         yield "### What cost how much"
         yield markdown_table(header, rows)
-    if not (stored := sum_costs(rows_paid(report.bill, "stored"))).is_free:
-        yield escape_paragraph(f"Paid before this run, for the answers from the store: {describe_cost(stored)}.")
+    if before := describe_paid_before(report.bill):
+        yield escape_paragraph(f"Paid before this run, for the answers from the store: {before}.")
 
 
 def _conflicts_table(rows: Sequence[FieldRow]) -> str:
