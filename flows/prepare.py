@@ -230,14 +230,16 @@ def require_batches(briefs: Iterable[Brief], executor: Executor) -> None:
 
 
 def with_time_for_tier(executor: Executor, limits: Limits) -> Limits:
-    """Return limits with the time that calls of the executor's price tier may take, where they state none.
+    """Return limits with the time that calls of the executor's price tier may take, where they have the default one.
+
+    A form submits every default, so that one is no statement.
 
     Args:
         executor: The executor.
         limits: The limits of the job.
     """
     is_flex = isinstance(executor, LLM) and executor.mode == FLEX
-    if not is_flex or "timeout_s" in limits.model_fields_set:
+    if not is_flex or limits.timeout_s != Limits.model_fields["timeout_s"].default:
         return limits
     return limits.model_copy(update={"timeout_s": FLEX_TIMEOUT_S})
 

@@ -13,6 +13,7 @@ from prefect_dispatch.cli.console import plan_table, summary
 from prefect_dispatch.errors import DispatchFailed, JobError
 from prefect_dispatch.executors.llm.discounts import FLEX_TIMEOUT_S, listed_prefix_cache
 from prefect_dispatch.flows.prepare import prepare
+from prefect_dispatch.flows.runtime.form_fields import limits_from_fields
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.sources import source
 from prefect_dispatch.tasks.plan import format_span, parse_deadline
@@ -159,9 +160,10 @@ def test_a_cascade_in_the_tier() -> None:
 
 
 def test_the_time_limit_of_the_tier(tmp_path: Path) -> None:
-    """15 minutes where the job states none; a stated one holds, and the plan says what is recommended."""
+    """15 minutes in place of the default, also of a form; another one holds, and the plan says what is recommended."""
     executor = LLM(model=MINI, mode="flex")
-    for limits, seconds in ((Limits(), FLEX_TIMEOUT_S), (Limits(timeout_s=60), 60)):
+    of_a_form = limits_from_fields(None, concurrency=4, budget_usd=None)
+    for limits, seconds in ((Limits(), FLEX_TIMEOUT_S), (of_a_form, FLEX_TIMEOUT_S), (Limits(timeout_s=60), 60)):
         job = prepare(JobSpec([SUM], source(["a"]), executor, limits=limits, folder=str(tmp_path)))
         assert job.limits.timeout_s == seconds
     assert any(
