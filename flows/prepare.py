@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.calls.budget import require_enforceable_limits
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_briefs, require_variety
+from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_briefs, original_name, require_variety
 from prefect_dispatch.executors.block_references import require_key
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.command_checks import require_item_variables
@@ -177,18 +177,29 @@ def require_separate_checkouts(spec: JobSpec, briefs: Sequence[Brief], executor:
             f"{what}, which takes changes of a repository: an executor of kind 'coding' with a workspace, and the "
             "integrator 'merge_branches'. Use both, or leave it out."
         )
-    needed = {name for brief in briefs for name in brief.needs}
-    if (spec.integrator.metric or spec.integrator.criterion) and any(b.sample and b.name in needed for b in briefs):
-        key = "metric" if spec.integrator.metric else "criterion"
-        raise JobError(
-            f"integrator.{key}: it chooses between candidates after the last of them, and {what}, which has some: "
-            f"leave {key!r} out, so that the first accepted candidate counts, or give it no 'samples'."
-        )
+    _require_early_choice(briefs, spec.integrator)
     if first and spec.limits.on_dependence == "serialize":
         raise JobError(f"{what}, and limits.on_dependence is 'serialize': 'needs' is an order by itself; set 'merge'.")
     if first and (spec.fan_out or spec.task_runner):
         key = "fan_out" if spec.fan_out else "task_runner"
         raise JobError(f"{what}, and what it starts from is made in the process of the run; leave {key!r} out.")
+
+
+def _require_early_choice(briefs: Sequence[Brief], integrator: MergeBranches) -> None:
+    """Check that no candidate that other work needs is chosen when all candidates are done, which is too late.
+
+    Raises:
+        JobError: If one is.
+    """
+    key = "metric" if integrator.metric else "criterion" if integrator.criterion else ""
+    candidates = {brief.name: brief for brief in briefs if brief.sample}
+    needed = next((name for brief in briefs for name in brief.needs if name in candidates), None)
+    if key and needed:
+        raise JobError(
+            f"integrator.{key}: it chooses between candidates when all of them are done, and what needs "
+            f"{original_name(candidates[needed])!r}, which has candidates, starts before that: leave {key!r} out, so "
+            "that the first accepted candidate counts, or give that brief no 'samples'."
+        )
 
 
 def require_cascade(briefs: Sequence[Brief], executor: Executor, limits: Limits) -> None:

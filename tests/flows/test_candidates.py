@@ -156,6 +156,25 @@ def test_rules_that_say_nothing(fields: dict[str, Any], told: str) -> None:
         MergeBranches.model_validate(fields)
 
 
+@pytest.mark.parametrize(
+    ("key", "rules"),
+    [
+        ("metric", {"metric": {"run": "cat a.txt"}}),
+        ("criterion", {"criterion": "The shorter one.", "judge": {"kind": "llm", "model": "openai/test"}}),
+    ],
+)
+def test_candidates_that_others_need_are_chosen_without_a_comparison(
+    site: Site, key: str, rules: dict[str, Any]
+) -> None:
+    """What needs them starts before the last of them is there, so the job is refused with the way out."""
+    parts = job(site, "1,2,3", **rules)
+    (first,) = parts["briefs"]
+    parts["briefs"] = [first, Brief(name="b", instructions="Go on.", writes=("b.txt",), needs=("a",))]
+    told = rf"^integrator\.{key}: .* what needs 'a', which has candidates, starts before that: leave '{key}' out"
+    with pytest.raises(JobError, match=told):
+        plan(**parts)
+
+
 def test_a_metric_without_candidates(site: Site) -> None:
     """There is nothing to choose from."""
     parts = job(site, "1", metric={"run": "cat a.txt"})
