@@ -33,7 +33,7 @@ from prefect_dispatch.integrators.merge_records.schema_conformance import requir
 from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.brief import Brief, resolve_user_code
 from prefect_dispatch.models.limits import Limits
-from prefect_dispatch.models.outcome import Failure, answering_models
+from prefect_dispatch.models.outcome import LIVE, Failure, answering_models
 from prefect_dispatch.sources import key_notes, read_items, source
 from prefect_dispatch.sources.inline import FailedItem, with_values
 from prefect_dispatch.tasks.event_loop import require_open_files
@@ -358,7 +358,7 @@ def plan_prepared(job: PreparedJob, spec: JobSpec, deadline: str | None = None) 
     deadline_s = None if deadline is None else parse_deadline(deadline)
     plan = build_plan(*load_stored_answers(job))
     if deadline_s is not None:
-        plan = with_deadline(plan, deadline_s)
+        plan = with_deadline(plan, deadline_s, getattr(job.executor, "mode", LIVE))
     way = resolve_deployment(spec.fan_out, job.work, job.executor, spec.place)
     shard_target(spec.task_runner, job.executor, way.target)
     return plan.model_copy(update={"notes": (*plan.notes, *way.notes)})

@@ -17,6 +17,8 @@ from prefect_dispatch.executors.llm.cascade import cascade_of
 from prefect_dispatch.executors.llm.discounts import BATCH_PROVIDER, FLEX, FLEX_TIMEOUT_S
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import LIVE
 from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.tasks.item_splitting import expand_asks, load_joined_answer
 from prefect_dispatch.tasks.result_store import LenientBlobStore, stored_answer
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from prefect_dispatch.executors.base import CostBound, Executor
-    from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Answer
     from prefect_dispatch.tasks.result_store import BlobStore
 
@@ -473,6 +474,8 @@ def _flex_notes(plan: Plan, executor: Executor, limits: Limits) -> Iterator[str]
         f"capacity, calls wait for up to {limits.wait_s:g} s; what it still refuses has failed: run the job again, or "
         "with mode: live."
     )
+    if executor.idle_s is not None:
+        yield f"executor.idle_s is {executor.idle_s:g}, which ends a call that is silent for so long; leave it out."
     if limits.timeout_s < FLEX_TIMEOUT_S:
         yield f"limits.timeout_s is {limits.timeout_s:g}; OpenAI recommends {FLEX_TIMEOUT_S:g} for mode: flex."
 
@@ -497,10 +500,10 @@ def parse_deadline(text: str) -> float:
         >>> parse_deadline("2h"), parse_deadline("1.5 min")
         (7200.0, 90.0)
     """
-    found = _DURATION.fullmatch(text.strip())
+    found = _DURATION.fullmatch(str(text).strip())
     seconds = float(found[1]) * _UNITS["min" if found[2] == "m" else found[2]] if found else 0.0
     if not 0 < seconds <= MAX_DEADLINE_S:
-        raise JobError(f"deadline: {text[:40]!r} is no duration: write a number and s, min, h or d, such as '2h'.")
+        raise JobError(f"deadline: {str(text)[:40]!r} is no duration: write a number and s, min, h or d, such as '2h'.")
     return seconds
 
 
@@ -532,8 +535,9 @@ def estimate_cached(asks: Sequence[WorkItem], executor: Executor) -> tuple[int, 
 def compare_modes(asks: Sequence[WorkItem], executor: Executor, limits: Limits, plan: Plan) -> tuple[PlannedMode, ...]:
     """Return what some asks cost in each mode of their executor, in the order of `Mode`.
 
-    None where there is nothing to compare: with a price that is unknown, a cascade, a web search, briefs that name
-    models of their own, or a model that has one mode.
+    None where there is nothing to compare: where a price is unknown or nothing costs anything, for a cascade,
+    fallbacks, a web search and a service tier in `params`, for briefs that name models of their own, and for a model
+    that has one mode.
 
     Args:
         asks: What is asked.
@@ -541,9 +545,11 @@ def compare_modes(asks: Sequence[WorkItem], executor: Executor, limits: Limits, 
         limits: The limits of the run.
         plan: The plan of the asks, as the executor sends them.
     """
-    if not asks or not isinstance(executor, LLM) or executor.cascade or executor.search_options is not None:
+    if not asks or not isinstance(executor, LLM) or executor.fallback_chain != (executor,):
         return ()
-    if plan.cost_usd is None or plan.prompt_tokens is None or any(each.brief.model for each in asks):
+    if executor.search_options is not None or (executor.mode != FLEX and executor.price_tier != LIVE):
+        return ()
+    if not plan.cost_usd or plan.prompt_tokens is None or any(each.brief.model for each in asks):
         return ()
     found: list[PlannedMode] = []
     for variant in _variants(executor):
@@ -558,9 +564,11 @@ def _variants(executor: LLM) -> Iterator[LLM]:
     """Yield the executor in each mode that its models have."""
     yield executor.model_copy(update={"mode": "live"})
     flex = executor.model_copy(update={"mode": "flex"})
-    if "service_tier" not in executor.params and flex.price() is not None:
+    # Whether a server with a price of its own has other modes is for its owner to say.
+    is_listed = executor.usd_per_million is None
+    if (is_listed or executor.mode == FLEX) and executor.rounds == 1 and flex.price() is not None:
         yield flex
-    if executor.model.startswith(BATCH_PROVIDER):
+    if (is_listed or executor.mode == "batch") and executor.model.startswith(BATCH_PROVIDER):
         yield executor.model_copy(update={"mode": "batch"})
 
 
@@ -576,7 +584,8 @@ def _seconds(count: int, variant: LLM, limits: Limits, plan: Plan) -> float:
     if variant.mode == "batch":
         return BATCH_S * variant.rounds
     if variant.mode == "flex":
-        return FLEX_TIMEOUT_S * math.ceil(count / limits.concurrency)
+        timeout_s = FLEX_TIMEOUT_S if limits.timeout_s == Limits.model_fields["timeout_s"].default else limits.timeout_s
+        return max(timeout_s * math.ceil(count / limits.concurrency), plan.seconds_in_parallel)
     return plan.seconds_in_parallel
 
 
@@ -609,12 +618,13 @@ def format_span(seconds: float) -> str:
     return f"{round(seconds / size, 1):g} {unit}"
 
 
-def with_deadline(plan: Plan, deadline_s: float) -> Plan:
+def with_deadline(plan: Plan, deadline_s: float, mode: str = "live") -> Plan:
     """Return a plan with a recommendation by a deadline: whether to fan out, and the cheapest mode that meets it.
 
     Args:
         plan: The plan.
         deadline_s: The deadline, in seconds from the start.
+        mode: The mode of the job's executor.
     """
     if not plan.to_ask:
         return plan.model_copy(update={"deadline_s": deadline_s})
@@ -632,12 +642,14 @@ def with_deadline(plan: Plan, deadline_s: float) -> Plan:
         )
     else:
         advice = (
-            f"The deadline of {deadline} is missed: in parallel takes about {parallel}. Raise limits.concurrency or "
-            "the rate limits, or ask less."
+            f"The deadline of {deadline} is missed: in parallel takes about {parallel}. Ask less, or, where they "
+            "bound that, raise limits.concurrency or the rate limits."
         )
+    if any(each.mode == mode != "live" and each.seconds > deadline_s for each in plan.modes):
+        advice += f" As it is written (mode: {mode}), the job may take longer."
     in_time = [each for each in plan.modes if each.seconds <= deadline_s]
     if in_time:
         cheapest = min(in_time, key=lambda each: each.cost_usd)
-        advice += f" Cheapest within the deadline: mode: {cheapest.mode}."
+        advice += f" Cheapest within the deadline, in parallel: mode: {cheapest.mode}."
     update = {"deadline_s": deadline_s, "recommendation": recommendation, "advice": advice}
     return plan.model_copy(update=update)

@@ -240,3 +240,15 @@ def test_attempts_are_stored_as_they_were() -> None:
     assert again == answer
     assert [type(each) for each in again.attempts] == [Attempt, ItemizedAttempt, CascadeAttempt]
     assert again.attempts[0].usage_shares == (UsageShare(model="m", usage=Usage(requests=1)),)
+
+
+def test_what_this_run_asked_was_not_paid_for_before() -> None:
+    """An answer that the same run finds in the store once more is in the bill once, in any order."""
+    attempt = Attempt(model="openai/gpt-5", usage=Usage(requests=1, cost_usd=0.25))
+    asked, again = (
+        Outcome(brief="mend", item="a", status="succeeded", attempts=(attempt,), origin=origin, fingerprint="f")
+        for origin in ("asked", "stored")
+    )
+    for order in ((asked, again), (again, asked)):
+        assert [(row.paid, row.cost_usd) for row in create_bill([], order)] == [("run", 0.25)]
+    assert [row.paid for row in create_bill([again])] == ["stored"]

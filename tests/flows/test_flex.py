@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch import LLM, Brief, Cascade, Limits, dispatch, plan
+from prefect_dispatch import LLM, Ask, Brief, Cascade, Item, Limits, dispatch, plan
+from prefect_dispatch.calls.attempt import MAX_OVERTAKEN
 from prefect_dispatch.cli.commands import COMPLETE, UNUSABLE, main
 from prefect_dispatch.cli.console import plan_table, summary
 from prefect_dispatch.errors import DispatchFailed, JobError
@@ -38,7 +40,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
 
 
-def in_tier(request: dict[str, Any], _n: int) -> Behaviour:
+def in_tier(request: dict[str, Any], _n: int = 1) -> Behaviour:
     """Answer in the tier that is asked for, as OpenAI says it."""
     return Behaviour(service_tier=str(request.get("service_tier", "default")))
 
@@ -96,6 +98,46 @@ def test_a_priority_call_is_billed_as_one() -> None:
     assert [*by_tier(report)] == ["priority"]
 
 
+def test_a_budget_holds_what_the_asked_tier_costs() -> None:
+    """Priority costs more than the regular price; a budget between the two sends nothing; the plan has its price."""
+    executor = LLM(model=MINI, params={"service_tier": "priority", "max_tokens": 1000})
+    regular = executor.model_copy(update={"params": {"max_tokens": 1000}})
+    ask = Ask(brief=SUM, item=Item(key="a", value="a"))
+    most, least = (each.cost_bound(ask).cost_usd or 0.0 for each in (executor, regular))
+    assert most > 1.7 * least
+    assert (plan([SUM], ["a"], executor).cost_usd or 0.0) > 1.7 * (plan([SUM], ["a"], regular).cost_usd or 1.0)
+    with openai_server(in_tier) as server, pytest.raises(DispatchFailed):
+        dispatch(
+            [SUM],
+            ["a"],
+            executor=executor.model_copy(update={"api_base": server.url}),
+            limits=Limits(budget_usd=(most + least) / 2, retries=0),
+        )
+    assert server.count == 0
+    stated = executor.model_copy(update={"usd_per_million": (1, 2)})
+    assert (
+        stated.cost_bound(ask).cost_usd
+        == regular.model_copy(update={"usd_per_million": (1, 2)}).cost_bound(ask).cost_usd
+    )
+
+
+def test_a_call_that_others_overtake_waits_for_capacity() -> None:
+    """That the tier takes other calls meanwhile is normal; only `wait_s` ends the waiting."""
+    refused: list[int] = []
+
+    def behave(request: dict[str, Any], n: int) -> Behaviour:
+        if "unlucky" in str(request["messages"]) and n <= MAX_OVERTAKEN + 3:
+            refused.append(n)
+            return failure(429, "no capacity", code="resource_unavailable", retry_after=0.01)
+        return replace(in_tier(request), delay_s=0.02)
+
+    with openai_server(behave) as server:
+        executor = LLM(model=MINI, api_base=server.url, mode="flex")
+        items = ["unlucky", *(f"text {at}" for at in range(60))]
+        report = dispatch([SUM], items, executor=executor, limits=Limits(concurrency=2, retries=0))
+    assert (report.status, len(refused)) == ("complete", MAX_OVERTAKEN + 3)
+
+
 def test_answers_of_one_mode_count_in_the_other() -> None:
     """The mode changes no answer: what flex refused is asked live, and nothing else."""
 
@@ -147,6 +189,19 @@ def test_two_tiers_contradict_each_other() -> None:
     """`mode` and `params` name one each."""
     with pytest.raises(ValidationError, match=r"params\.service_tier names one, too"):
         LLM(model=MINI, mode="flex", params={"service_tier": "priority"})
+    with pytest.raises(ValidationError, match=r"params\.service_tier names one, too"):
+        LLM(model=MINI, mode="flex", params={"extra_body": {"service_tier": "priority"}})
+    cheap = Cascade(cheap="openai/gpt-5-nano", samples=1, params={"service_tier": "priority"})
+    with pytest.raises(ValidationError, match=r"params\.service_tier names one, too"):
+        LLM(model=MINI, mode="flex", cascade=cheap)
+
+
+def test_stated_prices_are_enough() -> None:
+    """For the models of a server of one's own: a fallback, and the cheap model of a cascade."""
+    own = LLM(model="openai/mine", fallbacks=("openai/other",), usd_per_million=(1, 2), mode="flex")
+    cheap = Cascade(cheap="openai/small", samples=1, usd_per_million=(0.1, 0.2))
+    for executor in (own, LLM(model=MINI, mode="flex", cascade=cheap)):
+        assert plan([SUM], ["a"], executor).cost_usd
 
 
 def test_a_cascade_in_the_tier() -> None:
@@ -205,6 +260,10 @@ def test_a_plan_compares_the_modes() -> None:
         pytest.param(LLM(model="anthropic/claude-sonnet-4-5"), id="one-mode"),
         pytest.param(LLM(model=MINI, cascade=Cascade(cheap="openai/gpt-5-nano", samples=1)), id="cascade"),
         pytest.param(LLM(model="openai/gpt-4o-search-preview", web_search=True), id="web-search"),
+        pytest.param(LLM(model=MINI, fallbacks=("openai/gpt-5",)), id="fallbacks"),
+        pytest.param(LLM(model=MINI, params={"service_tier": "priority"}), id="tier-in-params"),
+        pytest.param(LLM(model=MINI, usd_per_million=(1, 2)), id="own-price"),
+        pytest.param(LLM(model=MINI, usd_per_million=(0, 0), mode="flex"), id="free"),
     ],
 )
 def test_where_there_is_nothing_to_compare(executor: LLM) -> None:
@@ -218,10 +277,37 @@ def test_briefs_with_models_of_their_own_are_not_compared() -> None:
     assert plan([brief], ["a"], LLM(model=MINI)).modes == ()
 
 
-def test_a_tier_in_params_is_not_compared_with_flex() -> None:
-    """Batches still are."""
-    executor = LLM(model=MINI, params={"service_tier": "priority"})
-    assert [each.mode for each in plan([SUM], ["a"], executor).modes] == ["live", "batch"]
+def test_modes_that_the_job_could_not_have_are_not_compared() -> None:
+    """Batches in a row are for batches; a server with a price of its own has the mode that its owner names."""
+    batches = LLM(model=MINI, mode="batch", rounds=2)
+    assert [(each.mode, each.seconds) for each in plan([SUM], ["a"], batches).modes][1:] == [("batch", 2 * 86400)]
+    own = LLM(model="openai/mine", mode="flex", usd_per_million=(1, 2))
+    assert [each.mode for each in plan([SUM], ["a"], own).modes] == ["live", "flex"]
+
+
+def test_the_time_of_flex_is_the_most_that_it_may_take() -> None:
+    """By the job's time limit and by its rates."""
+    for limits, seconds in (
+        (Limits(timeout_s=3600, concurrency=20), 3600),
+        (Limits(timeout_s=60, concurrency=10), 120),
+        (Limits(requests_per_minute=1, concurrency=20), 1200),
+    ):
+        found = plan([SUM], [f"text {at}" for at in range(20)], LLM(model=MINI), limits=limits)
+        assert found.modes[1].seconds == seconds
+
+
+def test_a_job_whose_own_mode_may_be_too_late_is_told_so() -> None:
+    """The times of the advice are those of live calls."""
+    for mode, told in (("live", False), ("flex", False), ("batch", True)):
+        executor = LLM.model_validate({"model": MINI, "mode": mode})
+        advice = plan([SUM], ["a", "b"], executor, deadline="1h").advice
+        assert (f"As it is written (mode: {mode}), the job may take longer." in advice) is told
+
+
+def test_a_limit_of_silence_is_told_of() -> None:
+    """It would end calls that wait in the tier."""
+    notes = plan([SUM], ["a"], LLM(model=MINI, mode="flex", idle_s=5)).notes
+    assert any(note.startswith("executor.idle_s is 5, which ends a call that is silent") for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +338,7 @@ def test_the_cheapest_mode_within_a_deadline(deadline: str, mode: str | None) ->
     """Of two with one price the first; none where none is in time."""
     texts = [f"text {at}" for at in range(20)]
     advice = plan([SUM], texts, LLM(model=MINI), deadline=deadline).advice
-    assert advice.partition("Cheapest within the deadline: mode: ")[2] == (f"{mode}." if mode else "")
+    assert advice.partition("Cheapest within the deadline, in parallel: mode: ")[2] == (f"{mode}." if mode else "")
 
 
 def test_without_anything_to_ask_a_deadline_changes_nothing() -> None:
@@ -260,7 +346,7 @@ def test_without_anything_to_ask_a_deadline_changes_nothing() -> None:
     assert plan([SUM], [], LLM(model=MINI), deadline="1h").advice == "Nothing to ask: there are no items."
 
 
-@pytest.mark.parametrize("text", ["", "2", "h", "-1h", "0s", "2 weeks", "1e3s", "400d", "nan s", "२h"])
+@pytest.mark.parametrize("text", ["", "2", "h", "-1h", "0s", "2 weeks", "1e3s", "400d", "nan s", "२h", "7200"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     """With an example of one."""
     with pytest.raises(JobError, match="such as '2h'"):
@@ -282,6 +368,8 @@ def test_a_deadline_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
         encoding="utf-8",
     )
     assert main(["plan", str(job), "--deadline", "2h"]) == COMPLETE
-    assert "within the deadline of 2 h. Cheapest within the deadline: mode: flex." in capsys.readouterr().out
+    assert (
+        "within the deadline of 2 h. Cheapest within the deadline, in parallel: mode: flex." in capsys.readouterr().out
+    )
     assert main(["plan", str(job), "--deadline", "soon"]) == UNUSABLE
     assert "deadline: 'soon' is no duration" in capsys.readouterr().err

@@ -547,7 +547,8 @@ class _Attempt:
                     continue
                 if not isinstance(error, BusyError):
                     raise
-                overtaken += self.gate.processed_calls(tier) > taken_before
+                # That a tier without capacity takes other calls says nothing against this one.
+                overtaken += error.kind != "capacity" and self.gate.processed_calls(tier) > taken_before
                 if overtaken > MAX_OVERTAKEN:
                     raise
                 self.waits += 1

@@ -117,11 +117,12 @@ def create_bill(
         [('terms', 'openai/gpt-5-nano', 'ask', 0.25)]
     """
     cells: defaultdict[_Cell, list[Usage]] = defaultdict(list)
-    counted: set[str] = set()
-    stages: tuple[tuple[Stage, Iterable[Outcome]], ...] = (("items", outcomes), ("integrator", asked))
+    stages: tuple[tuple[Stage, list[Outcome]], ...] = (("items", [*outcomes]), ("integrator", [*asked]))
+    # What this run has asked, and then found in the store, was not paid for before.
+    counted = {_name(outcome) for _, group in stages for outcome in group if outcome.origin == "asked"}
     for stage, group in stages:
         for outcome in group:
-            name = outcome.fingerprint or f"{outcome.brief}/{outcome.item}"
+            name = _name(outcome)
             if outcome.origin == "stored" and name not in counted:
                 counted.add(name)
             elif outcome.origin != "asked":
@@ -131,6 +132,10 @@ def create_bill(
             for share in _shares(outcome):
                 cells[paid, where, outcome.brief, share.model, share.tier, share.step].append(share.usage)
     return tuple(_create_row(cell, cells[cell]) for cell in sorted(cells))
+
+
+def _name(outcome: Outcome) -> str:
+    return outcome.fingerprint or f"{outcome.brief}/{outcome.item}"
 
 
 def _shares(outcome: Outcome) -> Iterator[UsageShare]:

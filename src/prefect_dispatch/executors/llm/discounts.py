@@ -24,22 +24,28 @@ BATCH_PROVIDER = "openai/"
 """Prefix of the models that can be asked in batches."""
 FLEX_TIMEOUT_S = 900.0
 """Seconds that a call of the tier may take, by OpenAI's recommendation."""
-_NAMED_TIERS = {FLEX: FLEX, "priority": "priority"}
+PRIORITY = "priority"
+"""The tier that answers sooner, for more."""
+_NAMED_TIERS = {FLEX: FLEX, PRIORITY: PRIORITY}
 
 
 @lru_cache(maxsize=256)
-def listed_flex_price(model: str) -> Price | None:
-    """Return US dollars per token sent and per token received in the flex tier, by litellm's table; None if unknown.
+def listed_tier_price(model: str, tier: str) -> Price | None:
+    """Return US dollars per token sent and per token received in a price tier, by litellm's table; None if unknown.
+
+    Args:
+        model: The model.
+        tier: The tier, such as `flex`; `live` is the regular one.
 
     Example:
-        >>> listed_flex_price("openai/gpt-5-mini")
+        >>> listed_tier_price("openai/gpt-5-mini", "flex")
         (1.25e-07, 1e-06)
     """
-    if not model.startswith(FLEX_PROVIDER) or listed_price(model) is None:
-        return None
+    if (regular := listed_price(model)) is None or tier == LIVE:
+        return regular
     table = read_table()
     entry = table.get(model) or table.get(model.partition("/")[2]) or {}
-    sent, received = entry.get("input_cost_per_token_flex"), entry.get("output_cost_per_token_flex")
+    sent, received = entry.get(f"input_cost_per_token_{tier}"), entry.get(f"output_cost_per_token_{tier}")
     return None if sent is None or received is None else (float(sent), float(received))
 
 
@@ -48,9 +54,14 @@ def halve(price: Price) -> Price:
     return price[0] / 2, price[1] / 2
 
 
-def read_tier(response: Any) -> str:  # noqa: ANN401 -- litellm's ModelResponse
-    """Return the price tier that a response names: `flex`, `priority`, or `live` for any other word, and for none."""
-    return _NAMED_TIERS.get(str(getattr(response, "service_tier", None)), LIVE)
+def read_tier(named: object) -> str:
+    """Return the price tier of a request or a response by its `service_tier`: `live` for any other word, and for none.
+
+    Example:
+        >>> read_tier("flex"), read_tier("default"), read_tier(None)
+        ('flex', 'live', 'live')
+    """
+    return _NAMED_TIERS.get(str(named).lower(), LIVE)
 
 
 MIN_PREFIX_TOKENS = 1024

@@ -39,9 +39,10 @@ from prefect_dispatch.executors.llm.discounts import (
     FLEX,
     FLEX_PROVIDER,
     PREFIX_STEP,
+    PRIORITY,
     halve,
-    listed_flex_price,
     listed_prefix_cache,
+    listed_tier_price,
     mark_for_cache,
     read_tier,
 )
@@ -167,7 +168,8 @@ class LLM(BaseExecutor, Strict):
         )
         if problem:
             raise PydanticCustomError("cascade", "{problem}", {"problem": problem})
-        if self.mode == FLEX and "service_tier" in self.params:
+        cheap_params = self.cascade.params if self.cascade else None
+        if self.mode == FLEX and any(map(_named_tier, (self.params, cheap_params or {}))):
             raise PydanticCustomError(
                 "mode", "mode: flex is a service tier, and params.service_tier names one, too; leave one of them out"
             )
@@ -298,7 +300,7 @@ class LLM(BaseExecutor, Strict):
     @property
     def price_tier(self) -> str:
         """The price tier in which a call is sent."""
-        return FLEX if self.mode == FLEX else LIVE
+        return FLEX if self.mode == FLEX else read_tier(_named_tier(self.params))
 
     async def answer(self, ask: Ask) -> Reply:
         """Call the model once; the fallbacks are in `fallback_chain`.
@@ -320,7 +322,7 @@ class LLM(BaseExecutor, Strict):
             if self._marks_prefix(ask):
                 request["messages"][0] = mark_for_cache(request["messages"][0])
             response = await self._request_response(litellm, request, exchange)
-            tier = read_tier(response)
+            tier = read_tier(getattr(response, "service_tier", None))
             reply = parse_response(response, self.model, self._price(tier), exchange.served_model, search)
             if tier != self.price_tier:
                 reply = reply.model_copy(update={"tier": tier})
@@ -446,15 +448,16 @@ class LLM(BaseExecutor, Strict):
         Raises:
             JobError: If not; the message explains what to change.
         """
+        for tier in self.fallback_chain if self.mode == FLEX else ():
+            if not tier.model.startswith(FLEX_PROVIDER) or tier._expected_price() is None:  # noqa: SLF001 -- its own kind
+                raise JobError(
+                    f"mode: flex: model {tier.model!r} has no price for OpenAI's flex tier in litellm's table. Name "
+                    "one that has, such as 'openai/gpt-5-mini', state the executor's usd_per_million for a server "
+                    "behind openai/, or set mode to 'live'."
+                )
         for model in self.models:
             if not has_known_provider(model):
                 raise _unknown_model(model)
-            if self.mode == FLEX and self._price_in_flex(model) is None:
-                raise JobError(
-                    f"mode: flex: model {model!r} has no price for OpenAI's flex tier in litellm's table. Name one "
-                    "that has, such as 'openai/gpt-5-mini', state usd_per_million for a server behind openai/, or set "
-                    "mode to 'live'."
-                )
             if self.search_options is not None and self.mode == "batch":
                 raise JobError("web_search: a provider's batch has no web search; set mode to 'live', or leave it out.")
             if self.web_search and not supports_web_search(model):
@@ -525,7 +528,8 @@ class LLM(BaseExecutor, Strict):
     def price(self) -> Price | None:
         """Return US dollars per token sent and per token received, by the dearest model; None if one is unknown.
 
-        In the flex tier it is that tier's; what a call may cost at most (`cost_bound`) stays the regular price.
+        In another tier it is that tier's; what a call may cost at most (`cost_bound`) is never less than the regular
+        price.
         """
         if self.mode == "batch":
             return self.batch_variant.price()
@@ -546,6 +550,9 @@ class LLM(BaseExecutor, Strict):
         sent = max_prompt_tokens(self.model, build_messages(ask, schema_in_prompt=True))
         got = self._max_answer_tokens()
         price = self._price() or listed_price(self.model, sent)
+        if price and self.price_tier == PRIORITY and not self._price():
+            dearer = listed_tier_price(self.model, PRIORITY)
+            price = dearer and (max(price[0], dearer[0]), max(price[1], dearer[1]))
         if price and self._marks_prefix(ask) and (cached := self.prefix_prices()):
             price = max(price[0], cached[1]), price[1]  # writing into the cache costs more
         fee = self.call_fee()
@@ -585,12 +592,7 @@ class LLM(BaseExecutor, Strict):
 
     def _expected_price(self) -> Price | None:
         """Return the price per token that a call of this model is expected to have; None if unknown."""
-        return self._price_in_flex(self.model) if self.mode == FLEX else self._price() or listed_price(self.model)
-
-    def _price_in_flex(self, model: str) -> Price | None:
-        """Return the price per token of a model in the flex tier, stated or by litellm's table; None if unknown."""
-        is_stated = model == self.model and self.usd_per_million and model.startswith(FLEX_PROVIDER)
-        return self._price(FLEX) if is_stated else listed_flex_price(model)
+        return self._price(self.price_tier) or listed_tier_price(self.model, self.price_tier)
 
     def _price(self, tier: str = LIVE) -> Price | None:
         """Return the price per token in a price tier if it is known without litellm's table; else None."""
@@ -600,6 +602,12 @@ class LLM(BaseExecutor, Strict):
             price = self.usd_per_million[0] / 1e6, self.usd_per_million[1] / 1e6
             return halve(price) if tier == FLEX else price
         return None
+
+
+def _named_tier(params: Params) -> object:
+    """Return the service tier that the parameters of a call name; None for none."""
+    extra = params.get("extra_body")
+    return params.get("service_tier") or (extra.get("service_tier") if isinstance(extra, dict) else None)
 
 
 _CONNECT_S = 60.0
