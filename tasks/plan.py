@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from prefect_dispatch.executors.base import CostBound, Executor
+    from prefect_dispatch.executors.llm.litellm_adapter import Price
     from prefect_dispatch.models.outcome import Answer
     from prefect_dispatch.tasks.result_store import BlobStore
 
@@ -549,14 +550,17 @@ def compare_modes(asks: Sequence[WorkItem], executor: Executor, limits: Limits, 
         return ()
     if executor.search_options is not None or (executor.mode != FLEX and executor.price_tier != LIVE):
         return ()
-    if not plan.cost_usd or plan.prompt_tokens is None or any(each.brief.model for each in asks):
+    if not plan.cost_usd or any(each.brief.model for each in asks):
         return ()
-    found: list[PlannedMode] = []
-    for variant in _variants(executor):
-        cost = _cost(asks, variant, plan)
-        if cost is not None:
-            seconds = _seconds(len(asks), variant, limits, plan)
-            found.append(PlannedMode(mode=variant.mode, cost_usd=cost, seconds=seconds))
+    found = [
+        PlannedMode(
+            mode=variant.mode,
+            cost_usd=_cost(asks, variant, price, plan),
+            seconds=_seconds(len(asks), variant, limits, plan),
+        )
+        for variant in _variants(executor)
+        if (price := variant.price())
+    ]
     return tuple(found) if len(found) > 1 else ()
 
 
@@ -566,18 +570,16 @@ def _variants(executor: LLM) -> Iterator[LLM]:
     flex = executor.model_copy(update={"mode": "flex"})
     # Whether a server with a price of its own has other modes is for its owner to say.
     is_listed = executor.usd_per_million is None
-    if (is_listed or executor.mode == FLEX) and executor.rounds == 1 and flex.price() is not None:
+    if (is_listed or executor.mode == FLEX) and executor.rounds == 1:
         yield flex
     if (is_listed or executor.mode == "batch") and executor.model.startswith(BATCH_PROVIDER):
         yield executor.model_copy(update={"mode": "batch"})
 
 
-def _cost(asks: Sequence[WorkItem], variant: LLM, plan: Plan) -> float | None:
-    price = variant.price()
-    if price is None or plan.prompt_tokens is None:
-        return None
+def _cost(asks: Sequence[WorkItem], variant: LLM, price: Price, plan: Plan) -> float:
     _, saved = estimate_cached(asks, variant)
-    return round(plan.prompt_tokens * price[0] + (plan.completion_tokens or 0) * price[1] - saved, 6)
+    tokens = plan.prompt_tokens or 0, plan.completion_tokens or 0
+    return round(tokens[0] * price[0] + tokens[1] * price[1] - saved, 6)
 
 
 def _seconds(count: int, variant: LLM, limits: Limits, plan: Plan) -> float:

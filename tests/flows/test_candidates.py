@@ -12,7 +12,9 @@ from prefect_dispatch.executors.base import expand_briefs
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.flows.prepare import plan
 from prefect_dispatch.integrators.audit.laws import audit
-from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.integrators.merge_branches.candidates import parse_score
+from prefect_dispatch.models.outcome import Failure, Outcome
+from prefect_dispatch.models.test_run import RUN, TestCase, TestRun
 from tests.flows.builders import Site, module
 from tests.integrators.repos import Nobody, change_of, done, files_at, merging
 
@@ -222,3 +224,61 @@ def test_a_judge_chooses(site: Site) -> None:
     assert integrator.merge_asking(briefs, outcomes[::-1], Longest()) == merge
     audited = merge.model_copy(update={"asked": tuple(asker.given)})
     assert audit(audited, outcomes, briefs, integrator) == ()
+
+
+class Silent(Nobody):
+    """Judges nothing: each of its answers is a failure."""
+
+    def __call__(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Outcome]:
+        """Fail to compare anything."""
+        error = Failure(kind="refused", message="no comment")
+        return [Outcome(brief=q.brief.name, item=q.item.key, status="failed", error=error) for q in questions]
+
+
+def test_a_judge_that_says_nothing(site: Site) -> None:
+    """The first candidate counts, and the reason is told."""
+    briefs = expand_briefs([Brief(name="a", instructions="Write it.", samples=2)])
+    outcomes = [done(f"a-{at}", change_of(site.git, site.base, {"a.txt": "x" * at})) for at in (1, 2)]
+    judge: Any = {"kind": "llm", "model": "openai/x"}
+    merge = merging(site.git, criterion="The longer one.", judge=judge).merge_asking(briefs, outcomes, Silent())
+    assert {row.brief: row.disposition for row in merge.ledger} == {"a-1": "merged", "a-2": "overridden"}
+    assert "no match was judged" in " ".join(merge.shortfalls)
+
+
+def test_the_plan_counts_what_a_judge_compares(site: Site) -> None:
+    """Each pair of three candidates in both orders, at most."""
+    judge = {"kind": "llm", "model": "openai/gpt-5-mini"}
+    found = plan(**job(site, "5,9,2", criterion="The longer one.", judge=judge))
+    assert "6" in found.integrator
+
+
+CASES = TestCase(name="one", result="passed"), TestCase(name="two", result="failed")
+
+
+@pytest.mark.parametrize(
+    ("end", "number", "told"),
+    [
+        (TestRun(exit=1, cases=CASES), 1.0, "1 of 2 tests passed"),
+        (TestRun(exit=1, cases=(TestCase(suite=RUN, name="run", result="error", message="x"),)), None, "no score ("),
+        (Failure(kind="timeout", message="too slow"), None, "no score (timeout: too slow)"),
+    ],
+)
+def test_a_score_by_a_report_of_tests(end: TestRun | Failure, number: float | None, told: str) -> None:
+    """The number of tests that passed; none where the report can't be trusted, or the run failed."""
+    outcome = (
+        Outcome(brief="metric", item="a", status="failed", error=end)
+        if isinstance(end, Failure)
+        else Outcome(brief="metric", item="a", status="succeeded", value=end.model_dump(mode="json"))
+    )
+    score = parse_score(outcome, has_report=True)
+    assert (score.value, score.note.startswith(told)) == (number, True)
+
+
+def test_one_candidate_alone_is_not_needed() -> None:
+    """Which of them counts is decided in the run."""
+    briefs = [
+        Brief(name="a", instructions="Write it.", samples=2),
+        Brief(name="b", instructions="Go on.", needs=("a-1",)),
+    ]
+    with pytest.raises(JobError, match="'b' needs 'a-1', one candidate of 'a', and which of them counts"):
+        expand_briefs(briefs)
