@@ -302,9 +302,21 @@ def test_what_cost_how_much(browser: Browser, tmp_path: Path) -> None:
     report, briefs, items = made(60)
 
     def row(model: str, paid: Literal["run", "stored"], usd: float | None) -> BillRow:
-        known = {"cost_usd": usd, "known_usd": usd or 0.0, "unpriced": 0 if usd else 2}
-        counts = {"requests": 2, "prompt_tokens": 1500, "uncached_tokens": 1500, "completion_tokens": 80}
-        return BillRow(paid=paid, stage="items", brief="b", model=model, tier="live", step="ask", **counts, **known)
+        return BillRow(
+            paid=paid,
+            stage="items",
+            brief="b",
+            model=model,
+            tier="live",
+            step="ask",
+            requests=2,
+            prompt_tokens=1500,
+            uncached_tokens=1500,
+            completion_tokens=80,
+            cost_usd=usd,
+            known_usd=usd or 0.0,
+            unpriced=0 if usd else 2,
+        )
 
     bill = row("<b>dear</b>", "run", 1.25), row("odd", "run", None), row("odd", "stored", 0.5)
     file = tmp_path / "report.html"
