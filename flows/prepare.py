@@ -19,7 +19,7 @@ from prefect_dispatch.executors.block_references import require_key
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.command_checks import require_item_variables
 from prefect_dispatch.executors.llm.cascade import cascade_of
-from prefect_dispatch.executors.llm.discounts import BATCH_PROVIDER, FLEX, FLEX_TIMEOUT_S
+from prefect_dispatch.executors.llm.discounts import BATCH_PROVIDER, FLEX, flex_timeout_s
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.local_model import model_file, resolve_model_path
 from prefect_dispatch.executors.llm.messages import is_local
@@ -119,7 +119,8 @@ def prepare(spec: JobSpec) -> PreparedJob:
     for chosen in (executor_for(brief, executor) for brief in bound):
         if isinstance(chosen, LLM):
             chosen.require_providers()
-    limits = with_time_for_tier(executor, limits)
+    is_flex = getattr(executor, "mode", LIVE) == FLEX
+    limits = limits.model_copy(update={"timeout_s": flex_timeout_s(limits)}) if is_flex else limits
     for each in (executor, *query_executors(integrator).values()):
         require_enforceable_limits(limits, each, bound)
     require_known_models(integrator, folder)
@@ -238,21 +239,6 @@ def require_batches(briefs: Iterable[Brief], executor: Executor) -> None:
                 f"Model {who.model!r} can't be asked with mode: batch, which is for OpenAI and for servers that speak "
                 f"its protocol: name it as {BATCH_PROVIDER}… (with an api_base, if it is a server), or set mode: live."
             )
-
-
-def with_time_for_tier(executor: Executor, limits: Limits) -> Limits:
-    """Return limits with the time that calls of the executor's price tier may take, where they have the default one.
-
-    A form submits every default, so that one is no statement.
-
-    Args:
-        executor: The executor.
-        limits: The limits of the job.
-    """
-    is_flex = isinstance(executor, LLM) and executor.mode == FLEX
-    if not is_flex or limits.timeout_s != Limits.model_fields["timeout_s"].default:
-        return limits
-    return limits.model_copy(update={"timeout_s": FLEX_TIMEOUT_S})
 
 
 def _resolve_model_path(brief: Brief, folder: Path) -> Brief:

@@ -14,10 +14,9 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import Ask, BaseExecutor, executor_for
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.llm.cascade import cascade_of
-from prefect_dispatch.executors.llm.discounts import BATCH_PROVIDER, FLEX, FLEX_TIMEOUT_S
+from prefect_dispatch.executors.llm.discounts import BATCH_PROVIDER, FLEX, FLEX_TIMEOUT_S, flex_timeout_s
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.models.base import Strict
-from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import LIVE
 from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.tasks.item_splitting import expand_asks, load_joined_answer
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import CostBound, Executor
     from prefect_dispatch.executors.llm.litellm_adapter import Price
+    from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Answer
     from prefect_dispatch.tasks.result_store import BlobStore
 
@@ -66,6 +66,7 @@ NO_ITEMS = "Nothing to ask: there are no items."
 BATCH_S = 86_400.0
 """Seconds within which a provider completes a batch."""
 MAX_DEADLINE_S = 365 * 86_400.0
+"""Longest deadline in seconds: a year."""
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(s|m|min|h|d)", re.ASCII)
 
@@ -201,7 +202,7 @@ def estimate(
     asks = [ask for each in wholes for ask in expand_asks(each, executor, blobs, refresh=each.fingerprint in again)]
     # 2. Estimate tokens and cost, then the time, which concurrency or a rate limit bounds.
     prompt, completion, cost, token_basis = _estimate_tokens(asks, executor)
-    cached, saved = estimate_cached(asks, executor)
+    cached, saved = _estimate_cached(asks, executor)
     cost = None if cost is None else round(cost - saved, 6)
     most_s = limits.timeout_s if BaseExecutor.of(executor).cancel_immediately else None
     seconds, time_basis = _seconds_each(list(answers.values()), completion, len(asks), most_s)
@@ -237,7 +238,7 @@ def estimate(
         recommendation=recommendation,
         advice=advice,
     )
-    return plan.model_copy(update={"modes": compare_modes(asks, executor, limits, plan)})
+    return plan.model_copy(update={"modes": _compare_modes(asks, executor, limits, plan)})
 
 
 def _estimate_tokens(asks: Sequence[WorkItem], executor: Executor) -> tuple[int | None, int | None, float | None, str]:
@@ -290,6 +291,27 @@ def _cascade_basis(asks: Sequence[WorkItem], executor: Executor, most: float | N
     learned = asks[: cascade.learn.items] if cascade.learn else ()
     least += _estimate_tokens(learned, base.without_cascade)[2] or 0.0
     return f"cascade: {least:.6f} USD if the cheap model's answers count, and up to {most:.6f} if none does"
+
+
+def _estimate_cached(asks: Sequence[WorkItem], executor: Executor) -> tuple[int, float]:
+    """Return the prompt tokens that providers will find in their caches, and the US dollars that this saves.
+
+    The first call of each brief writes its beginning into the cache, and all others read it there.
+    """
+    cached, saved = 0, 0.0
+    counts = Counter(prefix_key(each.brief) for each in asks)
+    for key, brief in {prefix_key(each.brief): each.brief for each in asks}.items():
+        chosen = BaseExecutor.of(executor_for(brief, executor))
+        if cascade_of(chosen):  # how often each model is asked isn't known
+            continue
+        others = counts[key] - 1
+        tokens = chosen.prefix_tokens(brief) if others else 0
+        cached += others * tokens
+        price, prices = chosen.price(), chosen.prefix_prices()
+        if tokens and price and prices:
+            read, write = prices
+            saved += tokens * (others * (price[0] - read) + price[0] - write)
+    return cached, saved
 
 
 def budget_note(work: Sequence[WorkItem], executor: Executor, limits: Limits) -> str:
@@ -508,32 +530,7 @@ def parse_deadline(text: str) -> float:
     return seconds
 
 
-def estimate_cached(asks: Sequence[WorkItem], executor: Executor) -> tuple[int, float]:
-    """Return the prompt tokens that providers will find in their caches, and the US dollars that this saves.
-
-    The first call of each brief writes its beginning into the cache, and all others read it there.
-
-    Args:
-        asks: What is asked.
-        executor: The executor.
-    """
-    cached, saved = 0, 0.0
-    counts = Counter(prefix_key(each.brief) for each in asks)
-    for key, brief in {prefix_key(each.brief): each.brief for each in asks}.items():
-        chosen = BaseExecutor.of(executor_for(brief, executor))
-        if cascade_of(chosen):  # how often each model is asked isn't known
-            continue
-        others = counts[key] - 1
-        tokens = chosen.prefix_tokens(brief) if others else 0
-        cached += others * tokens
-        price, prices = chosen.price(), chosen.prefix_prices()
-        if tokens and price and prices:
-            read, write = prices
-            saved += tokens * (others * (price[0] - read) + price[0] - write)
-    return cached, saved
-
-
-def compare_modes(asks: Sequence[WorkItem], executor: Executor, limits: Limits, plan: Plan) -> tuple[PlannedMode, ...]:
+def _compare_modes(asks: Sequence[WorkItem], executor: Executor, limits: Limits, plan: Plan) -> tuple[PlannedMode, ...]:
     """Return what some asks cost in each mode of their executor, in the order of `Mode`.
 
     None where there is nothing to compare: where a price is unknown or nothing costs anything, for a cascade,
@@ -577,7 +574,7 @@ def _variants(executor: LLM) -> Iterator[LLM]:
 
 
 def _cost(asks: Sequence[WorkItem], variant: LLM, price: Price, plan: Plan) -> float:
-    _, saved = estimate_cached(asks, variant)
+    _, saved = _estimate_cached(asks, variant)
     tokens = plan.prompt_tokens or 0, plan.completion_tokens or 0
     return round(tokens[0] * price[0] + tokens[1] * price[1] - saved, 6)
 
@@ -586,8 +583,7 @@ def _seconds(count: int, variant: LLM, limits: Limits, plan: Plan) -> float:
     if variant.mode == "batch":
         return BATCH_S * variant.rounds
     if variant.mode == "flex":
-        timeout_s = FLEX_TIMEOUT_S if limits.timeout_s == Limits.model_fields["timeout_s"].default else limits.timeout_s
-        return max(timeout_s * math.ceil(count / limits.concurrency), plan.seconds_in_parallel)
+        return max(flex_timeout_s(limits) * math.ceil(count / limits.concurrency), plan.seconds_in_parallel)
     return plan.seconds_in_parallel
 
 

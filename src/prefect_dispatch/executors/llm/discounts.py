@@ -15,6 +15,7 @@ from prefect_dispatch.models.outcome import LIVE
 
 if TYPE_CHECKING:
     from prefect_dispatch.executors.llm.messages import Message
+    from prefect_dispatch.models.limits import Limits
 
 FLEX = "flex"
 """The tier, in requests, in responses and in bills."""
@@ -47,6 +48,20 @@ def listed_tier_price(model: str, tier: str) -> Price | None:
     entry = table.get(model) or table.get(model.partition("/")[2]) or {}
     sent, received = entry.get(f"input_cost_per_token_{tier}"), entry.get(f"output_cost_per_token_{tier}")
     return None if sent is None or received is None else (float(sent), float(received))
+
+
+def flex_timeout_s(limits: Limits) -> float:
+    """Return the time limit of a call in the flex tier: in place of the default, which is for live calls, its own.
+
+    A form submits every default, so that one is no statement.
+
+    Example:
+        >>> from prefect_dispatch import Limits
+        >>> flex_timeout_s(Limits()), flex_timeout_s(Limits(timeout_s=60))
+        (900.0, 60.0)
+    """
+    is_default = limits.timeout_s == type(limits).model_fields["timeout_s"].default
+    return FLEX_TIMEOUT_S if is_default else limits.timeout_s
 
 
 def halve(price: Price) -> Price:
