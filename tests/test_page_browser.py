@@ -243,6 +243,7 @@ def test_light_and_dark(browser: Browser, some: str, tmp_path: Path) -> None:
         window.get_by_label("Theme").select_option("Dark")
         assert window.evaluate(ground) == dark
         window.reload()
+        window.wait_for_function(READY)
         assert window.evaluate(ground) == dark
 
 
