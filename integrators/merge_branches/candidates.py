@@ -410,10 +410,8 @@ class ReplayedQueries:
     recorded: Sequence[Outcome]
     """The outcomes."""
 
-    @property
-    def executor(self) -> Any:  # noqa: ANN401 -- nothing is asked
-        """No executor."""
-        return None
+    executor: Any = None
+    """No executor, as nothing is asked."""
 
     def __call__(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Outcome]:  # noqa: ARG002 -- the signature of every asker
         """Return the recorded outcomes of queries.

@@ -352,12 +352,15 @@ def test_an_api_that_cannot_be_used_is_told(
 @pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_without_an_address_it_says_where_the_deployment_stands(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this machine's database, which a server elsewhere knows nothing of."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # without git, there is no repository that workers could clone
     with temporary_settings({PREFECT_API_URL: None}):
         assert main(["deploy", job(tmp_path)]) == 0
-    assert "PREFECT_API_URL isn't set, so this stands in the database of this machine" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "add --git" not in shown.out
+    assert "PREFECT_API_URL isn't set, so this stands in the database of this machine" in shown.err
 
 
 @pytest.mark.slow

@@ -234,6 +234,15 @@ def test_rules_that_do_not_fit_fail(folder: Path, tmp_path: Path, capsys: pytest
     assert "no year" in capsys.readouterr().err
 
 
+def test_rules_without_one_result_fail(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rule with another result each time is found by the audit, and nothing is merged by it."""
+    rule = "def count(values):\n    chosen.append(None)\n    return len(chosen)\n"
+    (tmp_path / "fickle.py").write_text(f"chosen = []\n\n\n{rule}")
+    (tmp_path / "rules.yaml").write_text("kind: merge_records\nidentity: [name]\nrules: {year: 'fickle:count'}\n")
+    assert main(["merge", str(folder), "--rules", str(tmp_path / "rules.yaml")]) == FAILED
+    assert "/records/1/year" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_text_is_written_again_where_calls_are_allowed(
