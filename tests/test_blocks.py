@@ -226,7 +226,9 @@ def test_a_judge_without_a_key_is_refused_before_answers_are_paid_for(
     assert dispatch([BRIEF], ["a"], agent, integrator).status == "gaps"
     saved("with-a-key", api_key="sk-none-needed-0815", model="anthropic/judge")
     require_keys(Synthesize(instructions="Sum up.", judge=judge.model_copy(update={"credentials": "with-a-key"})))
-    require_keys(Synthesize(instructions="Sum up.", judge=LLM(model="anthropic/judge", api_base="http://127.0.0.1:9/v1")))
+    require_keys(
+        Synthesize(instructions="Sum up.", judge=LLM(model="anthropic/judge", api_base="http://127.0.0.1:9/v1"))
+    )
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-none-needed-0815")
     require_keys(integrator)
 
