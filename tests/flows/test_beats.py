@@ -37,6 +37,7 @@ def test_only_where_heartbeats_are_rare_there_are_more(every_s: int | None, own:
     assert not periodic_threads() - before
 
 
+@pytest.mark.slow
 def test_a_run_is_never_silent_for_long(store: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server gets heartbeats of a run though Prefect would send the next one only in ten minutes."""
     monkeypatch.setattr(flow_class, "MAX_HEARTBEAT_S", 0.2)

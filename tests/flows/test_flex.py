@@ -121,6 +121,7 @@ def test_a_budget_holds_what_the_asked_tier_costs() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_call_that_others_overtake_waits_for_capacity() -> None:
     """That the tier takes other calls meanwhile is normal; only `wait_s` ends the waiting."""
     refused: list[int] = []

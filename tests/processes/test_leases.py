@@ -158,6 +158,7 @@ def test_what_is_kept_stays(state: Path) -> None:
     assert left(state) == [mine.id]
 
 
+@pytest.mark.slow
 def test_what_the_dead_have_left_is_cleared_away(state: Path, living: list[subprocess.Popen[str]]) -> None:
     """Killed without a word: the next process ends what still runs for it, and takes its folder away."""
     crowd = Crowd()

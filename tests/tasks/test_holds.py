@@ -136,6 +136,7 @@ def test_another_process_keeps_it_until_it_is_killed(tmp_path: Path) -> None:
     assert handles(tmp_path) == 0
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_replaced_is_noticed(tmp_path: Path) -> None:
     """Removed and made again while something is held there: the next ones meet at the new file, and nothing leaks."""
     folder = tmp_path / "store"
