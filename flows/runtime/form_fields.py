@@ -375,7 +375,9 @@ def limits_group(items: str) -> FormGroup:
     )
 
 
-def limits_from_fields(profile: DispatchProfile | str | None, budget: str, **given: float | Pilot | None) -> Limits:
+def limits_from_fields(
+    profile: DispatchProfile | str | None, budget: str = "", **given: float | Pilot | None
+) -> Limits:
     """Return the limits of a profile, overridden by the fields of a form.
 
     A form submits every default, so a field with its default value does not override the profile.

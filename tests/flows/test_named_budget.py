@@ -316,7 +316,7 @@ def test_a_form_overrides_the_budget_of_its_profile() -> None:
     """Only where it names one."""
     DispatchProfile(limits=Limits(budget="of-all", concurrency=3)).save("with-a-budget", overwrite=True)
     budgets = [limits_from_fields("with-a-budget", name, concurrency=8).budget for name in ("", "own")]
-    assert (budgets, limits_from_fields(None, "").budget) == (["of-all", "own"], None)
+    assert (budgets, limits_from_fields(None).budget) == (["of-all", "own"], None)
 
 
 @pytest.mark.slow
