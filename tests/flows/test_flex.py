@@ -350,7 +350,11 @@ def test_long_prompts_have_the_price_of_the_bill(model: str, tier: str) -> None:
 def test_a_plan_prices_each_prompt_by_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long one beside a short one, in each mode; of a server with a price of its own all cost the same."""
     sizes = {"long": 300_000, "short": 1_000}
-    monkeypatch.setattr(LLM, "count_tokens", lambda _self, _brief, item: sizes[item.value])
+
+    def count(_executor: LLM, _brief: Brief, item: Item) -> int:
+        return sizes[str(item.value)]
+
+    monkeypatch.setattr(LLM, "count_tokens", count)
     executor = LLM(model="openai/gpt-5.4", params={"max_tokens": 100})
     found = plan([SUM], ["long", "short"], executor)
     usd = 300_000 * 5e-6 + 100 * 22.5e-6 + 1_000 * 2.5e-6 + 100 * 15e-6
@@ -363,7 +367,11 @@ def test_a_plan_prices_each_prompt_by_its_length(monkeypatch: pytest.MonkeyPatch
 
 def test_a_budget_holds_the_price_of_a_long_priority_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is reserved by the same prices."""
-    monkeypatch.setattr("prefect_dispatch.executors.llm.llm.max_prompt_tokens", lambda *_: 300_000)
+
+    def count(_model: str, _chat: object) -> int:
+        return 300_000
+
+    monkeypatch.setattr("prefect_dispatch.executors.llm.llm.max_prompt_tokens", count)
     executor = LLM(model=LONG_PRIORITY, params={"service_tier": "priority", "max_tokens": 1})
     price = listed_tier_price(LONG_PRIORITY, "priority", 300_000)
     assert price is not None

@@ -68,14 +68,15 @@ def _price_in_tier(model: str, tier: str, above: str) -> Price | None:
     """
     regular, entry = listed_price(model), _find_entry(model)
     suffix = "" if tier == LIVE else f"_{tier}"
-    names = "input_cost_per_token", "output_cost_per_token"
-    usual = regular if tier == LIVE else tuple(entry.get(f"{name}{suffix}") for name in names)
-    if regular is None or usual is None or None in usual:
-        return None
-    if above:  # where a long prompt has no price in the tier, its regular price counts, as in litellm
-        longer = (entry.get(f"{name}{above}{suffix}", entry.get(f"{name}{above}")) for name in names)
-        usual = tuple(short if long is None else long for short, long in zip(usual, longer, strict=True))
-    return float(usual[0]), float(usual[1])
+    found: list[float] = []
+    for at, name in enumerate(("input_cost_per_token", "output_cost_per_token")):
+        usual: float | None = (regular and regular[at]) if tier == LIVE else entry.get(f"{name}{suffix}")
+        if regular is None or usual is None:
+            return None
+        # Where a long prompt has no price in the tier, its regular price counts, as in litellm.
+        long = entry.get(f"{name}{above}{suffix}", entry.get(f"{name}{above}")) if above else None
+        found.append(float(usual if long is None else long))
+    return found[0], found[1]
 
 
 def _find_entry(model: str) -> Mapping[str, Any]:
