@@ -34,34 +34,18 @@ if TYPE_CHECKING:
 
 SAMPLE = 200
 """Prompts whose tokens are counted, at most; larger jobs are extrapolated from an evenly spaced sample."""
-
-
 ASSUMED_LATENCY_S = 1.0
-
-
 ASSUMED_TOKENS_PER_S = 50.0
 """Assumptions without measurements: one second, then fifty tokens a second."""
-
-
 MAX_NAMED = 5
 """Damaged answers that a note names, at most."""
-
-
 MAX_UNREADABLE = 10
 """Unreadable records, at most: with more, what is stored counts as unknown."""
-
-
 MAX_RECORDED = 3000
 """Task runs whose records Prefect's server can queue: three or four messages each, of 10,000 in all."""
-
-
 WORTHWHILE_S = 20.0
 """Seconds of sequential work below which a fan-out is not worthwhile: starting one costs seconds."""
-
-
 NO_ITEMS = "Nothing to ask: there are no items."
-
-
 BATCH_S = 86_400.0
 """Seconds within which a provider completes a batch."""
 MAX_DEADLINE_S = 365 * 86_400.0
@@ -205,8 +189,8 @@ def estimate(
     cached, saved = _estimate_cached(asks, executor)
     cost = None if cost is None else round(cost - saved, 6)
     most_s = limits.timeout_s if BaseExecutor.of(executor).cancel_immediately else None
-    times = _measure_times(answers.values(), executor)
-    seconds, time_basis = _seconds_each(times.usual, completion, len(asks), most_s)
+    measured, flex_basis = _measure_times(answers.values(), executor)
+    seconds, time_basis = _seconds_each(measured, completion, len(asks), most_s)
     side_by_side = seconds * math.ceil(len(asks) / limits.concurrency)
     rate_bound_s, rate_basis = _rate_bound_seconds(
         asks, executor, limits, None if completion is None else (prompt or 0) + completion
@@ -217,7 +201,7 @@ def estimate(
         token_basis,
         _cascade_basis(asks, executor, cost),
         time_basis,
-        _flex_basis(times.flex, executor),
+        flex_basis,
         rate_basis if rate_bound_s > side_by_side else "",
         "re-asks and retries not included",
         _read_error_note(blobs),
@@ -434,15 +418,8 @@ def _read_error_note(blobs: LenientBlobStore) -> str:
     )
 
 
-class _MeasuredTimes(NamedTuple):
-    """Seconds that stored answers took: those that count for the times of a plan, and those of the flex tier."""
-
-    usual: list[float]
-    flex: list[float]
-
-
-def _measure_times(stored: Iterable[Answer], executor: Executor) -> _MeasuredTimes:
-    """Return the measured times of stored answers.
+def _measure_times(stored: Iterable[Answer], executor: Executor) -> tuple[list[float], str]:
+    """Return the measured times of stored answers that count for a plan, and a sentence on those of the flex tier.
 
     The times of a plan are those of live calls in any mode, as the mode changes no answer. A service tier in `params`
     has answers of its own.
@@ -451,16 +428,10 @@ def _measure_times(stored: Iterable[Answer], executor: Executor) -> _MeasuredTim
     measured = [attempt for attempt in last if attempt.seconds or attempt.started]  # in a batch: neither
     flex = [each.seconds for each in measured if any(share.tier == FLEX for share in each.usage_shares)]
     live = [each.seconds for each in measured if all(share.tier != FLEX for share in each.usage_shares)]
-    base = BaseExecutor.of(executor)
-    is_flex_usual = base.price_tier == FLEX and getattr(executor, "mode", LIVE) != FLEX
-    return _MeasuredTimes(flex, []) if is_flex_usual else _MeasuredTimes(live, flex)
-
-
-def _flex_basis(measured: Sequence[float], executor: Executor) -> str:
-    """Return how long stored answers took in the flex tier; empty where that says nothing on a mode of the executor."""
-    if not measured or not isinstance(executor, LLM):
-        return ""
-    return f"in the flex tier, {count_noun(len(measured), 'stored answer')} took {median(measured):.1f} s in the median"
+    if BaseExecutor.of(executor).price_tier == FLEX and getattr(executor, "mode", LIVE) != FLEX:
+        return flex, ""
+    took = f"in the flex tier, {count_noun(len(flex), 'stored answer')} took {median(flex or [0]):.1f} s in the median"
+    return live, took if flex else ""
 
 
 def _seconds_each(
