@@ -26,6 +26,7 @@ from prefect_dispatch.flows.runtime.form_fields import (
     ProfileField,
     RulesField,
     Share,
+    SharedBudget,
     Texts,
     executor_from_fields,
     limits_from_fields,
@@ -121,7 +122,8 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
     max_tokens: MaxTokens | None = None,
     pilot: OptionalPilot = None,
     reader: ReaderField = "model",
-    cheap_model: Line = "",  # last, as calls may pass arguments by position
+    cheap_model: Line = "",
+    budget: SharedBudget = "",  # last, as calls may pass arguments by position
 ) -> JobSpec:
     """Ask the same of each of many files, put the answers together, and account for every file.
 
@@ -166,6 +168,8 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
             for reviews, audits and questions, and fails if it changes a file.
         cheap_model: A cheaper model, such as openai/gpt-5-nano, that is asked twice first; the model above is asked
             where its two answers differ. It needs `fields`. Empty: none.
+        budget: The name of a budget that runs share: a block of the type Dispatch Budget. What is left of it in the
+            period bounds this run, too. Empty: none.
     """
     form = _output_form(cast("Any", fields), cast("Any", output), several=several)
     merge_fields = {"identity": identity, "rules": rules, "conflicts": conflicts != "resolve", "match": match}
@@ -192,7 +196,7 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
     scope = default_scope if scope == SCOPE else scope
     brief = Brief(name=name, scope=scope, instructions=instructions, constraints=tuple(constraints), output=form)
     limits = limits_from_fields(
-        profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success, pilot=pilot
+        profile, budget, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success, pilot=pilot
     )
     if isinstance(reader, AgentReader):
         if cheap_model:

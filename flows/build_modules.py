@@ -22,6 +22,7 @@ from prefect_dispatch.flows.runtime.form_fields import (
     CredentialsField,
     Line,
     Share,
+    SharedBudget,
     Texts,
     require_distinct,
 )
@@ -34,7 +35,7 @@ from prefect_dispatch.models.base import NON_EMPTY, Strict
 from prefect_dispatch.models.brief import Brief, Command, Name, Text, find_needed
 from prefect_dispatch.models.globs import Glob, find_overlaps
 from prefect_dispatch.models.item import Item, escape_template
-from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.limits import Limits, OptionalPilot
 from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.workspaces.workspace import Workspace
@@ -247,6 +248,8 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     out: Line = "",  # noqa: ARG001 -- the flow reads it
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
     answers: Line = "",
+    pilot: OptionalPilot = None,  # calls may pass arguments by position, so new fields come last
+    budget: SharedBudget = "",
 ) -> JobSpec:
     """Have coding agents build modules of a repository, each in a checkout of its own, and merge them at the end.
 
@@ -293,6 +296,11 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
             keeps it.
         refresh: Build again what is stored: everything, or some modules by name.
         answers: A file with answers to questions of the agents, by `module/name`. Empty: they may ask no question.
+        pilot: Modules that are built first, before the rest is paid for; none of them needs another one. What the whole
+            would cost is shown, and you decide; nothing is merged before that.
+        budget: The name of a budget that runs share: a block of the type Dispatch Budget. What is left of it in the
+            period bounds this run, too;
+            it needs `max_usd`. Empty: none.
     """
     # The parameters are validated by Prefect or by the model of a job file, so they have the types of the validators.
     every = cast("tuple[Module, ...]", modules)
@@ -336,6 +344,8 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         budget_usd=budget_usd,
         min_success=min_success,
         on_dependence=overlap,
+        pilot=pilot,
+        budget=budget or None,
     )
     items = Listed(items=(Item(key=name, value=about or ABOUT),))
     return JobSpec([each.brief for each in every], items, executor, integrator, limits)
@@ -365,9 +375,10 @@ LAYOUT = FormLayout(
         ),
         "limits": FormGroup(
             "Limits",
-            "Budgets, time limits, and how often an agent is started or asked again.",
+            "Budgets, time limits, how often an agent is started or asked again, and a pilot.",
             {
                 "budget_usd": "Budget in US dollars",
+                "budget": "Shared budget",
                 "max_usd": "US dollars per agent run",
                 "concurrency": "Concurrency",
                 "time_limit_s": "Time limit in seconds",
@@ -376,6 +387,7 @@ LAYOUT = FormLayout(
                 "retries": "Retries",
                 "reasks": "Re-asks",
                 "min_success": "Share that must succeed",
+                "pilot": "Pilot",
             },
         ),
         "results": FormGroup(

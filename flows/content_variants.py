@@ -18,6 +18,7 @@ from prefect_dispatch.flows.runtime.form_fields import (
     MaxTokens,
     ProfileField,
     Share,
+    SharedBudget,
     Texts,
     executor_from_fields,
     limits_from_fields,
@@ -31,6 +32,7 @@ from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, Name, Text
 from prefect_dispatch.models.checks import MaxWords
 from prefect_dispatch.models.item import Item, escape_template
+from prefect_dispatch.models.limits import OptionalPilot  # noqa: TC001 -- the fields of a form
 from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 
@@ -84,6 +86,8 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
     out: Line = "",  # noqa: ARG001 -- the flow reads it
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
     max_tokens: MaxTokens | None = None,
+    pilot: OptionalPilot = None,  # calls may pass arguments by position, so new fields come last
+    budget: SharedBudget = "",
 ) -> JobSpec:
     """Write variants of one text, each apart from the others, and rank them.
 
@@ -113,6 +117,10 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
         refresh: Write again even where a variant is stored: everything, or some variants by name.
         max_tokens: The tokens of the longest text, such as 500. A budget needs it, as it reserves the longest answer
             before each call. Empty: what the model allows.
+        pilot: Variants that are written first, before the rest is paid for. What the whole would cost is shown, and you
+            decide; nothing is ranked before that.
+        budget: The name of a budget that runs share: a block of the type Dispatch Budget. What is left of it in the
+            period bounds this run, too. Empty: none.
     """
     each_one = cast("tuple[Variant, ...]", variants)
     _require_distinct(each_one)
@@ -137,7 +145,9 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
             "judge": second_executor(executor, judge_model, "judge_model"),
         }
     )
-    limits = limits_from_fields(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
+    limits = limits_from_fields(
+        profile, budget, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success, pilot=pilot
+    )
     return JobSpec(briefs, Listed(items=(Item(key=name, value=product),)), executor, integrator, limits)
 
 
@@ -154,12 +164,14 @@ LAYOUT = FormLayout(
     groups={
         "limits": FormGroup(
             "Limits",
-            "A budget, and the length of a text.",
+            "A budget, the length of a text, and a pilot.",
             {
                 "budget_usd": "Budget in US dollars",
+                "budget": "Shared budget",
                 "max_tokens": "Longest text in tokens",
                 "concurrency": "Concurrency",
                 "min_success": "Share that must succeed",
+                "pilot": "Pilot",
             },
         ),
         "report": FormGroup(

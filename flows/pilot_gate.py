@@ -146,7 +146,8 @@ class PilotGate:
         # 2. Draw the sample.
         drawn = earlier.sample if earlier else ()
         if earlier is None:
-            candidates = first_stage(to_ask, self._job)
+            # What starts from the changes of other work is never in the sample: it can't be asked first.
+            candidates = first_stage([each for each in to_ask if not each.brief.needs], self._job)
             if len(to_ask) > pilot.items:
                 drawn = tuple(each.fingerprint for each in draw_sample(candidates, min(pilot.items, len(candidates))))
         self._sample = {name: groups[name] for name in drawn}

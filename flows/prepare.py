@@ -508,9 +508,10 @@ def _estimate_queries(
         completion_tokens = answering.expected_completion_tokens(each.question.brief)
         if question_tokens is None or completion_tokens is None:
             return None
-        prompt = each.times * (question_tokens + each.answers * _answer_tokens(briefs, executor, answering))
+        prompt = question_tokens + each.answers * _answer_tokens(briefs, executor, answering)
+        price = answering.price_for(round(prompt))
+        prompt *= each.times
         completion = each.times * completion_tokens
-        price = answering.price()
         sent, expected = sent + prompt, expected + completion
         cost = None if cost is None or price is None else cost + prompt * price[0] + completion * price[1]
     return round(scale * sent), round(scale * expected), None if cost is None else scale * cost

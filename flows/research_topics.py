@@ -27,6 +27,7 @@ from prefect_dispatch.flows.runtime.form_fields import (
     MaxTokens,
     ProfileField,
     Share,
+    SharedBudget,
     Texts,
     executor_from_fields,
     limits_from_fields,
@@ -147,6 +148,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     max_tokens: MaxTokens | None = None,
     researcher: ResearcherField = "model",  # calls may pass arguments by position, so new fields come last
     pilot: OptionalPilot = None,
+    budget: SharedBudget = "",
 ) -> JobSpec:
     """Research topics apart from each other, with sources, and make one finding that cites every answer.
 
@@ -185,6 +187,8 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
             the web, each source must be a page that the search returned or the agent opened; a search costs extra.
         pilot: Topics that are answered first, before the rest is paid for. What the whole would cost is shown, and you
             decide.
+        budget: The name of a budget that runs share: a block of the type Dispatch Budget. What is left of it in the
+            period bounds this run, too. Empty: none.
     """
     _require_unique(models)
     # The parameters are validated by Prefect or by the model of a job file, so they have the types of the validators.
@@ -219,7 +223,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         judge=second_executor(executor, judge_model, "judge_model"),
     )
     limits = limits_from_fields(
-        profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success, pilot=pilot
+        profile, budget, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success, pilot=pilot
     )
     source = _source(topics, topics_file, Path(folder))
     if agent and agent_researcher:

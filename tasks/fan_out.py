@@ -406,10 +406,13 @@ class FanOut:
             names: The fingerprints of that work, all of it of the first stage that has work left.
         """
         held = self._queue.remove_matching(lambda work: work.fingerprint not in names)
+        dependent = self._dependent.drain()  # else it would be queued as soon as what it needs is answered
         try:
             self._work_off_queue()
         finally:
             self._queue.waiting.extend(held)
+            self._dependent.waiting = dependent
+            self._dependent.add(self._outcomes)
         # The tracker has shut down the runner that it used; `run` starts its own.
         self._earlier_task_runs += self._in_flight.task_runs
         self._in_flight = self._create_in_flight(self._executor, self._limits)

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prefect_dispatch.calls.budget import executor_name, find_cost_bound
 from prefect_dispatch.calls.prompt_prefixes import prefix_key
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from prefect_dispatch.executors.base import CostBound, Executor
-    from prefect_dispatch.executors.llm.litellm_adapter import Price
     from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Answer
     from prefect_dispatch.tasks.result_store import BlobStore
@@ -35,34 +34,18 @@ if TYPE_CHECKING:
 
 SAMPLE = 200
 """Prompts whose tokens are counted, at most; larger jobs are extrapolated from an evenly spaced sample."""
-
-
 ASSUMED_LATENCY_S = 1.0
-
-
 ASSUMED_TOKENS_PER_S = 50.0
 """Assumptions without measurements: one second, then fifty tokens a second."""
-
-
 MAX_NAMED = 5
 """Damaged answers that a note names, at most."""
-
-
 MAX_UNREADABLE = 10
 """Unreadable records, at most: with more, what is stored counts as unknown."""
-
-
 MAX_RECORDED = 3000
 """Task runs whose records Prefect's server can queue: three or four messages each, of 10,000 in all."""
-
-
 WORTHWHILE_S = 20.0
 """Seconds of sequential work below which a fan-out is not worthwhile: starting one costs seconds."""
-
-
 NO_ITEMS = "Nothing to ask: there are no items."
-
-
 BATCH_S = 86_400.0
 """Seconds within which a provider completes a batch."""
 MAX_DEADLINE_S = 365 * 86_400.0
@@ -201,11 +184,13 @@ def estimate(
         BaseExecutor.of(chosen).require_available()
     asks = [ask for each in wholes for ask in expand_asks(each, executor, blobs, refresh=each.fingerprint in again)]
     # 2. Estimate tokens and cost, then the time, which concurrency or a rate limit bounds.
-    prompt, completion, cost, token_basis = _estimate_tokens(asks, executor)
+    counted = _count_calls(asks, executor)
+    prompt, completion, cost, token_basis = _sum_up(counted, len(asks))
     cached, saved = _estimate_cached(asks, executor)
     cost = None if cost is None else round(cost - saved, 6)
     most_s = limits.timeout_s if BaseExecutor.of(executor).cancel_immediately else None
-    seconds, time_basis = _seconds_each(list(answers.values()), completion, len(asks), most_s)
+    measured, flex_basis = _measure_times(answers.values(), executor)
+    seconds, time_basis = _seconds_each(measured, completion, len(asks), most_s)
     side_by_side = seconds * math.ceil(len(asks) / limits.concurrency)
     rate_bound_s, rate_basis = _rate_bound_seconds(
         asks, executor, limits, None if completion is None else (prompt or 0) + completion
@@ -216,6 +201,7 @@ def estimate(
         token_basis,
         _cascade_basis(asks, executor, cost),
         time_basis,
+        flex_basis,
         rate_basis if rate_bound_s > side_by_side else "",
         "re-asks and retries not included",
         _read_error_note(blobs),
@@ -238,34 +224,63 @@ def estimate(
         recommendation=recommendation,
         advice=advice,
     )
-    return plan.model_copy(update={"modes": _compare_modes(asks, executor, limits, plan)})
+    return plan.model_copy(update={"modes": _compare_modes(asks, executor, limits, plan, counted)})
 
 
-def _estimate_tokens(asks: Sequence[WorkItem], executor: Executor) -> tuple[int | None, int | None, float | None, str]:
+class _CountedCall(NamedTuple):
+    """A call of a sample, with its tokens."""
+
+    executor: BaseExecutor
+    prompt: int
+    completion: int
+
+    def cost(self, executor: BaseExecutor) -> float | None:
+        """Return its cost with an executor in US dollars; None if a price is unknown."""
+        price, fee = executor.price_for(self.prompt), executor.call_fee()
+        return None if price is None or fee is None else fee + self.prompt * price[0] + self.completion * price[1]
+
+
+class _CountedCalls(NamedTuple):
+    """The calls of an evenly spaced sample of asks; None if the executor can't count tokens."""
+
+    calls: list[_CountedCall] | None
+    sampled: int
+
+
+def _count_calls(asks: Sequence[WorkItem], executor: Executor) -> _CountedCalls:
+    """Return the tokens of the calls for an evenly spaced sample of asks."""
+    sample = asks[:: max(1, math.ceil(len(asks) / SAMPLE))]
+    models = {each.brief.model: BaseExecutor.of(executor_for(each.brief, executor)) for each in sample}
+    calls: list[_CountedCall] = []
+    for each, chosen in ((work, one) for work in sample for one in _planned_calls(models[work.brief.model])):
+        prompt = chosen.count_tokens(each.brief, each.item)
+        completion = chosen.expected_completion_tokens(each.brief)
+        if prompt is None or completion is None:
+            return _CountedCalls(None, len(sample))
+        calls.append(_CountedCall(chosen, prompt, completion))
+    return _CountedCalls(calls, len(sample))
+
+
+def _sum_up(counted: _CountedCalls, asks: int) -> tuple[int | None, int | None, float | None, str]:
+    """Return the tokens sent and received for all asks, their cost, and what these figures are based on."""
     if not asks:
         return 0, 0, 0.0, "nothing to count"
-    # 1. Count an evenly spaced sample.
-    sample = asks[:: max(1, math.ceil(len(asks) / SAMPLE))]
-    scale = len(asks) / len(sample)
-    models = {each.brief.model: BaseExecutor.of(executor_for(each.brief, executor)) for each in sample}
-    sent = expected = 0
-    cost: float | None = 0.0
-    for each, chosen in ((work, one) for work in sample for one in _planned_calls(models[work.brief.model])):
-        prompt_tokens = chosen.count_tokens(each.brief, each.item)
-        completion_tokens = chosen.expected_completion_tokens(each.brief)
-        if prompt_tokens is None or completion_tokens is None:
-            return None, None, None, "this executor can't count tokens"
-        price, fee = chosen.price(), chosen.call_fee()
-        sent, expected = sent + prompt_tokens, expected + completion_tokens
-        if cost is None or price is None or fee is None:
-            cost = None
-        else:
-            cost += fee + prompt_tokens * price[0] + completion_tokens * price[1]
-    # 2. Extrapolate to all prompts.
-    prompt, completion = round(scale * sent), round(scale * expected)
-    cost = None if cost is None else round(scale * cost, 6)
-    basis = "all prompts counted" if len(sample) == len(asks) else f"{len(sample)} of {len(asks)} prompts counted"
-    return prompt, completion, cost, basis if cost is not None else f"{basis}, price unknown"
+    if counted.calls is None:
+        return None, None, None, "this executor can't count tokens"
+    scale = asks / counted.sampled
+    prompt = round(scale * sum(each.prompt for each in counted.calls))
+    completion = round(scale * sum(each.completion for each in counted.calls))
+    costs = [each.cost(each.executor) for each in counted.calls]
+    known = [cost for cost in costs if cost is not None]
+    basis = "all prompts counted" if counted.sampled == asks else f"{counted.sampled} of {asks} prompts counted"
+    if len(known) < len(costs):
+        return prompt, completion, None, f"{basis}, price unknown"
+    return prompt, completion, round(scale * sum(known), 6), basis
+
+
+def _estimate_cost(asks: Sequence[WorkItem], executor: Executor) -> float:
+    """Return the cost of asks in US dollars; 0 if it is unknown."""
+    return _sum_up(_count_calls(asks, executor), len(asks))[2] or 0.0
 
 
 def _planned_calls(executor: BaseExecutor) -> list[BaseExecutor]:
@@ -287,9 +302,9 @@ def _cascade_basis(asks: Sequence[WorkItem], executor: Executor, most: float | N
     base = BaseExecutor.of(executor)
     if (cascade := cascade_of(executor)) is None or most is None or not asks:
         return ""
-    least = (_estimate_tokens(asks, base.fallback_chain[0])[2] or 0.0) * cascade.samples
+    least = _estimate_cost(asks, base.fallback_chain[0]) * cascade.samples
     learned = asks[: cascade.learn.items] if cascade.learn else ()
-    least += _estimate_tokens(learned, base.without_cascade)[2] or 0.0
+    least += _estimate_cost(learned, base.without_cascade)
     return f"cascade: {least:.6f} USD if the cheap model's answers count, and up to {most:.6f} if none does"
 
 
@@ -337,6 +352,13 @@ def budget_note(work: Sequence[WorkItem], executor: Executor, limits: Limits) ->
     allowed = round((len(sample) - len(refused)) * len(work) / len(sample))
     dollars = limits.budget_usd is not None and any((each.cost_usd or 0) > limits.budget_usd for each in refused)
     budget = f"${limits.budget_usd:g}" if dollars else f"{limits.budget_tokens:,} tokens"
+    if dollars and getattr(executor, "mode", LIVE) == FLEX:
+        dearest = math.ceil(max(each.cost_usd or 0.0 for each in refused) * 10_000) / 10_000
+        return (
+            f"The budget of {budget} allows {allowed} of {count_noun(len(work), 'call')}, because a call in the flex "
+            f"tier is only sent if the budget holds its regular price, here up to ${dearest:.4f}: set "
+            f"limits.budget_usd to that at least, or a lower limit of answer length (`max_tokens`)."
+        )
     return (
         f"The budget of {budget} allows {allowed} of {count_noun(len(work), 'call')}, because each may take "
         f"{longest:,} tokens; set a limit of answer length (`max_tokens`)."
@@ -396,15 +418,29 @@ def _read_error_note(blobs: LenientBlobStore) -> str:
     )
 
 
+def _measure_times(stored: Iterable[Answer], executor: Executor) -> tuple[list[float], str]:
+    """Return the measured times of stored answers that count for a plan, and a sentence on those of the flex tier.
+
+    The times of a plan are those of live calls in any mode, as the mode changes no answer. A service tier in `params`
+    has answers of its own.
+    """
+    last = [answer.attempts[-1] for answer in stored if answer.attempts]
+    measured = [attempt for attempt in last if attempt.seconds or attempt.started]  # in a batch: neither
+    flex = [each.seconds for each in measured if any(share.tier == FLEX for share in each.usage_shares)]
+    live = [each.seconds for each in measured if all(share.tier != FLEX for share in each.usage_shares)]
+    if BaseExecutor.of(executor).price_tier == FLEX and getattr(executor, "mode", LIVE) != FLEX:
+        return flex, ""
+    took = f"in the flex tier, {count_noun(len(flex), 'stored answer')} took {median(flex or [0]):.1f} s in the median"
+    return live, took if flex else ""
+
+
 def _seconds_each(
-    stored: Sequence[Answer], completion: int | None, asks: int, most_s: float | None
+    measured: Sequence[float], completion: int | None, asks: int, most_s: float | None
 ) -> tuple[float, str]:
     """Return the seconds of one ask, and the basis of that; for programs without measurements, their time limit."""
     # 1. Measured times of stored answers.
-    last = [answer.attempts[-1] for answer in stored if answer.attempts]
-    measured = [attempt.seconds for attempt in last if attempt.seconds or attempt.started]  # in a batch: neither
     if measured:
-        return median(measured), f"time as measured for {len(measured)} stored answers"
+        return median(measured), f"time as measured for {count_noun(len(measured), 'stored answer')}"
     # 2. A program's time limit.
     if most_s is not None:
         return most_s, f"time at most: {most_s:g} s a run, by its time limit"
@@ -530,7 +566,9 @@ def parse_deadline(text: str) -> float:
     return seconds
 
 
-def _compare_modes(asks: Sequence[WorkItem], executor: Executor, limits: Limits, plan: Plan) -> tuple[PlannedMode, ...]:
+def _compare_modes(
+    asks: Sequence[WorkItem], executor: Executor, limits: Limits, plan: Plan, counted: _CountedCalls
+) -> tuple[PlannedMode, ...]:
     """Return what some asks cost in each mode of their executor, in the order of `Mode`.
 
     None where there is nothing to compare: where a price is unknown or nothing costs anything, for a cascade,
@@ -542,6 +580,7 @@ def _compare_modes(asks: Sequence[WorkItem], executor: Executor, limits: Limits,
         executor: The executor.
         limits: The limits of the run.
         plan: The plan of the asks, as the executor sends them.
+        counted: The calls of a sample of the asks.
     """
     if not asks or not isinstance(executor, LLM) or executor.fallback_chain != (executor,):
         return ()
@@ -552,11 +591,11 @@ def _compare_modes(asks: Sequence[WorkItem], executor: Executor, limits: Limits,
     found = [
         PlannedMode(
             mode=variant.mode,
-            cost_usd=_cost(asks, variant, price, plan),
+            cost_usd=_cost(asks, variant, counted),
             seconds=_seconds(len(asks), variant, limits, plan),
         )
         for variant in _variants(executor)
-        if (price := variant.price())
+        if variant.price()
     ]
     return tuple(found) if len(found) > 1 else ()
 
@@ -573,10 +612,10 @@ def _variants(executor: LLM) -> Iterator[LLM]:
         yield executor.model_copy(update={"mode": "batch"})
 
 
-def _cost(asks: Sequence[WorkItem], variant: LLM, price: Price, plan: Plan) -> float:
+def _cost(asks: Sequence[WorkItem], variant: LLM, counted: _CountedCalls) -> float:
     _, saved = _estimate_cached(asks, variant)
-    tokens = plan.prompt_tokens or 0, plan.completion_tokens or 0
-    return round(tokens[0] * price[0] + tokens[1] * price[1] - saved, 6)
+    cost = sum(each.cost(variant) or 0.0 for each in counted.calls or ())
+    return round(len(asks) / counted.sampled * cost - saved, 6)
 
 
 def _seconds(count: int, variant: LLM, limits: Limits, plan: Plan) -> float:

@@ -272,6 +272,23 @@ def test_without_a_usable_hint_the_pauses_double(told_s: float | None) -> None:
     assert 50 < tries[-1] <= 60
 
 
+@pytest.mark.parametrize(
+    ("kind", "way_out"),
+    [("capacity", "raise it, or run it again with mode: live."), ("overloaded", "run again later.")],
+)
+def test_who_waits_for_a_tier_without_capacity_is_told_of_the_regular_one(kind: str, way_out: str) -> None:
+    """Any other refusal would meet live calls, too."""
+
+    async def story() -> str:
+        pace = RateLimiter("m in flex", Limits(concurrency=1, wait_s=60))
+        pace.on_rejected(await pace.enter(), BusyError("429", retry_after_s=60, kind=kind))
+        with pytest.raises(PatienceError) as late:
+            await pace.enter(patience_s=1)
+        return str(late.value)
+
+    assert run(story()).endswith(way_out)
+
+
 def test_who_would_wait_too_long_is_told_at_once() -> None:
     """Those who wait, those who come, and not those who may wait longer."""
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
@@ -20,7 +21,13 @@ from pydantic import (
 )
 
 from prefect_dispatch.errors import JobError, first_problem
-from prefect_dispatch.executors.block_references import SLUGS, block_name, load_credentials, missing_key_variables
+from prefect_dispatch.executors.block_references import (
+    BLOCK_NAME,
+    SLUGS,
+    block_name,
+    load_credentials,
+    missing_key_variables,
+)
 from prefect_dispatch.executors.llm.cascade import Cascade
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.messages import ANSWER_LIMIT_PARAMS
@@ -228,6 +235,22 @@ Share = Annotated[float, Field(ge=0, le=1)]
 First = Annotated[int, Field(title="Number", ge=1)]
 
 
+def _check_budget_name(name: str) -> str:
+    """Return the name of a budget.
+
+    Raises:
+        ValueError: If no block can have that name.
+    """
+    if name and not BLOCK_NAME.fullmatch(name):
+        msg = f"{name!r} is not the name of a budget: small letters, digits and single hyphens"
+        raise ValueError(msg)
+    return name
+
+
+SharedBudget = Annotated[Line, AfterValidator(_check_budget_name)]
+"""The name of a `DispatchBudget` block; empty for none."""
+
+
 def _load_profile(name: str) -> DispatchProfile:
     """Load a profile from the server."""
     from prefect_dispatch.blocks import profile  # noqa: PLC0415 -- imports Prefect
@@ -343,6 +366,7 @@ def limits_group(items: str) -> FormGroup:
         {
             "limit": f"First {items} only",
             "budget_usd": "Budget in US dollars",
+            "budget": "Shared budget",
             "max_tokens": "Longest answer in tokens",
             "concurrency": "Concurrency",
             "min_success": "Share that must succeed",
@@ -351,11 +375,19 @@ def limits_group(items: str) -> FormGroup:
     )
 
 
-def limits_from_fields(profile: DispatchProfile | str | None, **given: float | Pilot | None) -> Limits:
+def limits_from_fields(
+    profile: DispatchProfile | str | None, budget: str = "", **given: float | Pilot | None
+) -> Limits:
     """Return the limits of a profile, overridden by the fields of a form.
 
     A form submits every default, so a field with its default value does not override the profile.
+
+    Args:
+        profile: The name of the profile. None: the default limits.
+        budget: The name of a shared budget. Empty: that of the profile.
+        **given: Other fields, by the names of the limits.
     """
     base = _load_profile(str(profile)).limits if profile else Limits()
-    overrides = {name: value for name, value in given.items() if value != Limits.model_fields[name].default}
+    every = {**given, "budget": budget or None}
+    overrides = {name: value for name, value in every.items() if value != Limits.model_fields[name].default}
     return Limits.model_validate({**base.model_dump(), **overrides})

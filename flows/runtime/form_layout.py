@@ -30,6 +30,8 @@ _BACKTICKED = re.compile(r"`([a-z_]+)`")
 
 _JOB_PREFIX = re.compile(r"\b(?:limits|executor|integrator|items|briefs\[0\])\.(?=[a-z])")
 """Path prefixes of fields in a job of `dispatch`, which a flat form does not have."""
+_UNENFORCEABLE = re.compile(r"^(budget|budget_usd) can't be held: ")
+"""The beginning of a message about a cap that nothing bounds."""
 _FIELDS = {"glob": "files", "aliases": "decisions"}
 """The names of parts' fields in a form."""
 _WORDS = (
@@ -41,6 +43,11 @@ _WORDS = (
     ("workspace.repo: ", "repo: "),
     ("workspace.base: ", "base: "),
     (", or set stdin: true and read it there", ""),
+    ("set max_tokens among its params", "set `max_tokens`"),
+    ("set max_usd", "set `max_usd`"),
+    (", or budget_requests in place of the budget", ""),
+    ("give it usd_per_million", "give it one in its LLM credentials"),
+    (", or set budget_tokens in its place", ""),
 )
 """Replacements in messages for fields that a form doesn't have."""
 
@@ -237,7 +244,7 @@ def _capitalize(message: str) -> str:
 
 def _to_form_words(message: str) -> str:
     """Replace the field names of a job in a message by those of a form."""
-    message = _JOB_PREFIX.sub("", message)
+    message = _UNENFORCEABLE.sub(r"\1: it can't be held: ", _JOB_PREFIX.sub("", message))
     for job_words, form_words in _WORDS:
         message = message.replace(job_words, form_words)
     return message

@@ -33,22 +33,22 @@ FLOWS = {
     "analyze_files": (
         "files instructions credentials model fields several output merge identity rules conflicts match scope "
         "constraints folder limit profile concurrency budget_usd min_success name out review decisions refresh "
-        "max_tokens pilot reader cheap_model merging limits report advanced"
+        "max_tokens pilot reader cheap_model budget merging limits report advanced"
     ),
     "research_topics": (
         "question topics topics_file credentials model sources source_forms answers models finding "
         "writer_model judge_model scope constraints folder limit profile concurrency budget_usd min_success name out "
-        "refresh max_tokens researcher pilot limits report advanced"
+        "refresh max_tokens researcher pilot budget limits report advanced"
     ),
     "content_variants": (
         "product instructions variants credentials model evaluation criterion judge_model metric results constraints "
-        "max_words folder profile concurrency budget_usd min_success name out refresh max_tokens limits "
-        "report advanced"
+        "max_words folder profile concurrency budget_usd min_success name out refresh max_tokens pilot "
+        "budget limits report advanced"
     ),
     "build_modules": (
         "modules repo base agent credentials model api_base about setup accept branch force publish on_conflict "
         "overlap check max_usd budget_usd concurrency time_limit_s idle_limit_s max_turns retries reasks min_success "
-        "params pass_env keep folder name out refresh answers merging limits results advanced"
+        "params pass_env keep folder name out refresh answers pilot budget merging limits results advanced"
     ),
     "test_matrix": (
         "command axes repo base setup report exclude include required on_red retry retries env service ready ports "

@@ -11,6 +11,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from prefect_dispatch.agents import job_plan
 from prefect_dispatch.agents.job_plan import ANSWER, REQUEST, Planned, PlanRequest, PlanResult, find_job_file
@@ -76,6 +77,21 @@ def test_a_plan(root: Path, policy: Policy, tmp_path: Path, store: Path) -> None
     assert make_plan(tmp_path / "b", policy, file=str(root / "job.yaml")).result.fingerprint == result.fingerprint
     (root / "items" / "0.txt").write_text("Another text.", encoding="utf-8")
     assert make_plan(tmp_path / "c", policy, file=str(root / "job.yaml")).result.fingerprint != result.fingerprint
+
+
+def test_a_plan_prices_the_modes(root: Path, tmp_path: Path, store: Path) -> None:
+    """Those that the model has, whatever mode the job names; a model that has one mode has none to compare."""
+    text = (root / "job.yaml").read_text("utf-8")
+    for model, modes in (("openai/gpt-5-mini", ["live", "flex", "batch"]), ("anthropic/claude-sonnet-4-5", [])):
+        document = yaml.safe_load(text)
+        document["executor"]["model"] = model
+        (root / "job.yaml").write_text(json.dumps(document), encoding="utf-8")
+        policy = Policy(root=str(root), models=(model,))
+        result = make_plan(tmp_path / model.replace("/", "-"), policy, file=str(root / "job.yaml")).result
+        assert [each.mode for each in result.modes] == modes
+        costs = {each.mode: each.cost_usd for each in result.modes}
+        if costs:
+            assert result.cost_usd == costs["live"] == pytest.approx(2 * costs["flex"], abs=1e-5)
 
 
 def test_a_plan_that_takes_long(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prefect.exceptions import ParameterTypeError
 
-from prefect_dispatch import Command, LLMCredentials, MergeBranches, build_modules
+from prefect_dispatch import Command, LLMCredentials, MergeBranches, Pilot, build_modules
 from prefect_dispatch.cli.commands import UNUSABLE, main
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.build_modules import Module, require_disjoint
@@ -116,6 +116,8 @@ def test_what_a_form_becomes() -> None:
         reasks=0,
         retries=1,
         min_success=1,
+        pilot={"items": 2, "gate": "report"},
+        budget=" team ",
         keep="failed",
         base="main",
     )
@@ -135,7 +137,9 @@ def test_what_a_form_becomes() -> None:
     assert (integrator.accept, integrator.workspace, integrator.agent) == (Command(run="make test"), workspace, None)
     assert (executor.pass_env, integrator.pass_env) == (("ANTHROPIC_API_KEY", "LANG"), ("LANG",))
     assert (limits.timeout_s, limits.concurrency, limits.reasks, limits.retries) == (1800, 4, 0, 1)
-    assert (limits.budget_usd, limits.min_success) == (20, 1)
+    assert (limits.budget_usd, limits.min_success, limits.budget) == (20, 1, "team")
+    assert limits.pilot == Pilot(items=2, gate="report")
+    assert (given().limits.budget, given().limits.pilot) == (None, None)
     assert (executor.api_base, integrator.force) == ("", False)
     elsewhere = given(api_base="http://127.0.0.1:1/v1/", branch="b", force=True)
     own = {"name": "own", "argv": ["own"], "env": {"BASE": "{api_base}"}}
@@ -275,7 +279,9 @@ def site(tmp_path: Path) -> Site:
         pytest.param({"pass_env": ["NOT_SET_4711"]}, "NOT_SET_4711", id="not-set"),
         pytest.param({"branch": "main"}, "branch: 'main' is checked out in", id="checked-out"),
         pytest.param({"branch": "a..b"}, "branch: 'a..b' is not a valid name of a branch", id="no-branch"),
-        pytest.param({"budget_usd": 5.0}, "budget_usd can't be held: .* set max_usd", id="budget"),
+        pytest.param({"budget_usd": 5.0}, "budget_usd: it can't be held: .* set `max_usd`[.]$", id="budget"),
+        pytest.param({"budget": "gone-4711"}, "^budget: .*no DispatchBudget block 'gone-4711'", id="no-shared-budget"),
+        pytest.param({"budget": "No name"}, "budget: .*'No name' is not the name of a budget", id="no-name"),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("store")

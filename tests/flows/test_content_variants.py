@@ -115,6 +115,33 @@ def test_a_judge_without_a_key_is_refused_before_anything_is_asked(monkeypatch: 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("store")
+def test_a_pilot_writes_some_variants_first_and_ranks_nothing() -> None:
+    """What it has written is not written again, and the judge is asked only once all are there."""
+
+    def behave(request: dict[str, Any], n: int) -> Behaviour:
+        if "winner" in json.dumps(request):
+            return Behaviour(content=json.dumps({"reason": "Bolder.", "winner": "first"}))
+        return Behaviour(content="Boil!" if "Promise" in json.dumps(request) else "Softly.")
+
+    with openai_server(behave) as server:
+        LLMCredentials.model_validate(
+            {"api_key": "sk-none-needed", "api_base": server.url, "model": "openai/test"}
+        ).save("of-a-pilot", overwrite=True)
+        fields: dict[str, Any] = {"credentials": "of-a-pilot"}
+        form: Any = content_variants
+        first: Report = form(
+            "A kettle.", "Write it.", VARIANTS, **fields, limits={"pilot": {"items": 1, "gate": "report"}}
+        )
+        assert (first.status, server.count) == ("gaps", 1)
+        assert [(gap.status, gap.error.kind) for gap in first.gaps] == [("skipped", "pilot")]
+        assert not any(table.name == "ab-test" for table in first.tables)
+        second: Report = form("A kettle.", "Write it.", VARIANTS, **fields)
+        written = [each for each in server.requests if "winner" not in json.dumps(each.body)]
+    assert (second.status, len(written), second.usage.cached) == ("complete", 2, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store")
 def test_variants_meet_only_in_their_evaluation(tmp_path: Path) -> None:
     """No writer sees another's text; the export has each variant with its rank, exactly as it was written."""
 

@@ -13,7 +13,8 @@ from prefect_dispatch.calls.attempt import MAX_OVERTAKEN
 from prefect_dispatch.cli.commands import COMPLETE, UNUSABLE, main
 from prefect_dispatch.cli.console import plan_table, summary
 from prefect_dispatch.errors import DispatchFailed, JobError
-from prefect_dispatch.executors.llm.discounts import FLEX_TIMEOUT_S, listed_prefix_cache
+from prefect_dispatch.executors.llm.discounts import FLEX_TIMEOUT_S, listed_prefix_cache, listed_tier_price
+from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 from prefect_dispatch.flows.prepare import prepare
 from prefect_dispatch.flows.runtime.form_fields import limits_from_fields
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
@@ -31,6 +32,8 @@ pytestmark = pytest.mark.usefixtures("store")
 SUM = Brief(name="sum", instructions="Sum it up.")
 LONG = Brief(name="long", instructions=" ".join(f"Rule {at}: look for the word {at}." for at in range(300)))
 MINI = "openai/gpt-5-mini"
+LONG_PRIORITY = "openai/gpt-5.6"
+"""A model with a price of its own for long prompts in the priority tier."""
 PRICE = {"live": 10 * 0.25e-6 + 5 * 2e-6, "flex": (10 * 0.25e-6 + 5 * 2e-6) / 2}
 """US dollars of a call of `gpt-5-mini` with ten tokens in and five out."""
 
@@ -151,6 +154,7 @@ def test_answers_of_one_mode_count_in_the_other() -> None:
         first = dispatch([SUM], ["item-a", "item-b"], executor=flex, limits=Limits(wait_s=0.2, retries=0))
         second = dispatch([SUM], ["item-a", "item-b"], executor=flex.model_copy(update={"mode": "live"}))
     assert [(each.item, each.status) for each in first.outcomes] == [("item-a", "succeeded"), ("item-b", "failed")]
+    assert first.gaps[0].error.message.endswith("raise it, or run it again with mode: live.")
     assert (second.status, second.usage.asked, second.usage.cached) == ("complete", 1, 1)
 
 
@@ -303,6 +307,78 @@ def test_a_job_whose_own_mode_may_be_too_late_is_told_so() -> None:
         executor = LLM.model_validate({"model": MINI, "mode": mode})
         advice = plan([SUM], ["a", "b"], executor, deadline="1h").advice
         assert (f"As it is written (mode: {mode}), the job may take longer." in advice) is told
+
+
+def test_times_of_the_tier_are_not_those_of_live_calls() -> None:
+    """Answers of the tier count for neither mode's time; live answers count for the times of a plan in any mode."""
+    with openai_server(in_tier) as server:
+        flex = LLM(model=MINI, api_base=server.url, mode="flex")
+        live = flex.model_copy(update={"mode": "live"})
+        dispatch([SUM], ["a", "b"], executor=flex)
+        found = plan([SUM], ["a", "b", "c"], live)
+        assert (found.stored, found.to_ask) == (2, 1)
+        assert "time assumed: 1 s a call" in found.basis
+        assert "in the flex tier, 2 stored answers took 0." in found.basis
+        dispatch([SUM], ["c"], executor=live)
+        for executor in (live, flex):
+            basis = plan([SUM], ["a", "b", "c", "d"], executor).basis
+            assert "time as measured for 1 stored answer;" in basis
+            assert "in the flex tier, 2 stored answers took" in basis
+    params = LLM(model=MINI, params={"service_tier": "flex"})
+    with openai_server(in_tier) as server:
+        executor = params.model_copy(update={"api_base": server.url})
+        dispatch([SUM], ["a"], executor=executor)
+        basis = plan([SUM], ["a", "b"], executor).basis
+    assert "time as measured for 1 stored answer;" in basis
+    assert "in the flex tier" not in basis
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-5.4", "openai/gpt-5.4-pro", "openai/gpt-5-mini"])
+@pytest.mark.parametrize("tier", ["live", "flex", "priority"])
+def test_long_prompts_have_the_price_of_the_bill(model: str, tier: str) -> None:
+    """On both sides of the threshold, as litellm bills them, by model and tier."""
+    asked = None if tier == "live" else tier
+    for tokens in (1, 272_000, 272_001, 1_000_000):
+        if (price := listed_tier_price(model, tier, tokens)) is None:
+            assert listed_tier_price(model, tier) is None
+            continue
+        sent, received = load_litellm().cost_per_token(
+            model=model, prompt_tokens=tokens, completion_tokens=10, service_tier=asked
+        )
+        assert (tokens * price[0], 10 * price[1]) == pytest.approx((sent, received))
+
+
+def test_a_plan_prices_each_prompt_by_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long one beside a short one, in each mode; of a server with a price of its own all cost the same."""
+    sizes = {"long": 300_000, "short": 1_000}
+
+    def count(_executor: LLM, _brief: Brief, item: Item) -> int:
+        return sizes[str(item.value)]
+
+    monkeypatch.setattr(LLM, "count_tokens", count)
+    executor = LLM(model="openai/gpt-5.4", params={"max_tokens": 100})
+    found = plan([SUM], ["long", "short"], executor)
+    usd = 300_000 * 5e-6 + 100 * 22.5e-6 + 1_000 * 2.5e-6 + 100 * 15e-6
+    assert found.cost_usd == pytest.approx(usd)
+    costs = {each.mode: each.cost_usd for each in found.modes}
+    assert (costs["live"], costs["flex"]) == pytest.approx((usd, usd / 2))
+    own = LLM(model="openai/gpt-5.4", usd_per_million=(1, 0))
+    assert plan([SUM], ["long", "short"], own).cost_usd == pytest.approx(0.301)
+
+
+def test_a_budget_holds_the_price_of_a_long_priority_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reserved by the same prices."""
+
+    def count(_model: str, _chat: object) -> int:
+        return 300_000
+
+    monkeypatch.setattr("prefect_dispatch.executors.llm.llm.max_prompt_tokens", count)
+    executor = LLM(model=LONG_PRIORITY, params={"service_tier": "priority", "max_tokens": 1})
+    price = listed_tier_price(LONG_PRIORITY, "priority", 300_000)
+    assert price is not None
+    assert price > (listed_tier_price(LONG_PRIORITY, "priority") or price)
+    bound = executor.cost_bound(Ask(brief=SUM, item=Item(key="a", value="a")))
+    assert (bound.cost_usd or 0) >= 300_000 * price[0] + price[1]
 
 
 def test_a_limit_of_silence_is_told_of() -> None:

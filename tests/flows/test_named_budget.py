@@ -17,15 +17,30 @@ from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from prefect_dispatch import LLM, Brief, DispatchBudget, Item, Limits, dispatch, run_brief
+from prefect_dispatch import (
+    LLM,
+    Brief,
+    DispatchBudget,
+    DispatchProfile,
+    Item,
+    Limits,
+    LLMCredentials,
+    analyze_files,
+    content_variants,
+    dispatch,
+    research_topics,
+    run_brief,
+)
 from prefect_dispatch.calls.budget import NANO, Budget
 from prefect_dispatch.cli.commands import COMPLETE, UNUSABLE, main
 from prefect_dispatch.errors import BudgetError, JobError, TransientError
 from prefect_dispatch.executors.base import CostBound
 from prefect_dispatch.flows.prepare import plan
 from prefect_dispatch.flows.runtime import named_budget
+from prefect_dispatch.flows.runtime.form_fields import limits_from_fields
 from prefect_dispatch.flows.runtime.named_budget import SLOT, BudgetHold, NamedBudget, find_period
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.tasks.shards.options import Processes
@@ -35,6 +50,7 @@ from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from typing_extensions import Self
 
@@ -253,6 +269,54 @@ def test_what_a_killed_run_has_reserved_stays_spent(server: OpenAIServer) -> Non
 def _api_url() -> str:
     with get_client(sync_client=True) as client:
         return str(client.api_url)
+
+
+FORMS: dict[str, Any] = {
+    "analyze_files": (analyze_files, {"files": ["*.txt"], "instructions": "Read it."}),
+    "research_topics": (research_topics, {"question": "What is {topic}?", "topics": ["tea"], "sources": 0}),
+    "content_variants": (
+        content_variants,
+        {
+            "product": "Tea.",
+            "instructions": "Praise it.",
+            "variants": [{"name": "one", "angle": "Loudly."}, {"name": "two", "angle": "Softly."}],
+        },
+    ),
+}
+"""The forms that ask a model, each with what it needs."""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_share_a_budget(server: OpenAIServer, name: str, tmp_path: Path) -> None:
+    """By the name of its block, in a group or by itself; what can't be held is refused, in the words of the form."""
+    (tmp_path / "a.txt").write_text("Tea.")
+    flow, fields = FORMS[name]
+    LLMCredentials.model_validate(
+        {"api_key": "sk-none-needed", "api_base": server.url, "model": "openai/test"}
+        | dict(zip(("usd_per_million_sent", "usd_per_million_received"), PRICE, strict=True))
+    ).save("of-a-budget", overwrite=True)
+    fields = {**fields, "credentials": "of-a-budget", "folder": str(tmp_path), "max_tokens": 20}
+    with pytest.raises(JobError, match=r"^budget: this Prefect server has no DispatchBudget block 'form-gone'"):
+        flow(**fields, budget="form-gone")
+    with pytest.raises(ParameterTypeError, match=r"budget: .*'a b' is not the name of a budget: small letters"):
+        flow(**fields, budget="a b")
+    budget = saved(f"form-{name.replace('_', '-')}", 500)
+    endless = {**fields, "max_tokens": None}
+    with pytest.raises(JobError, match=r"^budget: it can't be held: nothing bounds the answers .*; set `max_tokens`"):
+        flow(**endless, limits={"budget": budget.name})
+    assert (server.count, budget.look_up().left_usd) == (0, 500)
+    report = flow(**fields, limits={"budget": budget.name})
+    assert report.usage.cost_usd > 0
+    assert budget.look_up().left_usd == pytest.approx(500 - report.usage.cost_usd, abs=SLOT / NANO)
+
+
+def test_a_form_overrides_the_budget_of_its_profile() -> None:
+    """Only where it names one."""
+    DispatchProfile(limits=Limits(budget="of-all", concurrency=3)).save("with-a-budget", overwrite=True)
+    budgets = [limits_from_fields("with-a-budget", name, concurrency=8).budget for name in ("", "own")]
+    assert (budgets, limits_from_fields(None).budget) == (["of-all", "own"], None)
 
 
 @pytest.mark.slow

@@ -67,6 +67,32 @@ def test_a_module_starts_from_what_it_needs(site: Site) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("gate", ["report", "auto"])
+def test_a_pilot_builds_nothing_that_needs_others(site: Site, gate: str) -> None:
+    """What needs the pilot's modules waits for the decision; without it, nothing is merged, and nothing lost."""
+    modules, pilot = [CORE, LEXER, PARSER, module("other")], {"items": 3, "gate": gate}
+    pilot |= {"min_success": 1.0} if gate == "auto" else {}
+    report = site.build(modules, branch="agents/merged", pilot=pilot)
+    result: Any = report.run["pilot"]
+    assert (result["asked"], result["rest"], result["valid"]) == (2, 2, 2)
+    if gate == "report":
+        assert (report.status, len(site.asked)) == ("gaps", 2)
+        assert {gap.brief: gap.error.kind for gap in report.gaps} == {"lexer": "pilot", "parser": "needs"}
+        assert site.git.output("branch", "--list", "agents/merged") == ""
+        report = site.build(modules, branch="agents/merged")
+    assert (report.status, len(site.asked)) == ("complete", 4)
+    assert {"core.txt", "lexer.txt", "parser.txt", "other.txt"} < {*files_at(site.git, "agents/merged")}
+
+
+@pytest.mark.slow
+def test_a_pilot_of_what_needs_others_alone_is_none(site: Site) -> None:
+    """If all that can be asked first is stored, the rest is asked."""
+    assert site.build([CORE]).status == "complete"
+    assert site.build([CORE, LEXER, PARSER], pilot={"items": 1, "gate": "report"}).status == "complete"
+    assert len(site.asked) == 3
+
+
+@pytest.mark.slow
 def test_a_module_goes_on_in_the_files_of_what_it_needs(site: Site) -> None:
     """The two may own one file, as they have an order; what both have changed is there once, without a conflict."""
     more = module("more", "MUST core.txt", "WRITE core.txt 1|2|3|4|6", owns="core.*", needs=["core"])

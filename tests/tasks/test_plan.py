@@ -199,6 +199,19 @@ def test_what_a_cap_will_stop_is_told(limits: dict[str, float], notes: list[str]
             LLM(model="openai/gpt-5-mini", params={"max_tokens": 50}), {"budget_tokens": 1000}, "", id="short"
         ),
         pytest.param(LLM(model="openai/gpt-5-mini"), {"budget_usd": 50, "budget_tokens": 900_000}, "", id="enough"),
+        pytest.param(
+            LLM(model="openai/gpt-5-mini", mode="flex", params={"max_tokens": 1000}),
+            {"budget_usd": 0.0015},
+            "of $0.0015 allows 0 of 1 call, because a call in the flex tier is only sent if the budget holds its "
+            "regular price, here up to $0.0021: set limits.budget_usd to that at least",
+            id="flex",
+        ),
+        pytest.param(
+            LLM(model="openai/gpt-5-mini", mode="flex", params={"max_tokens": 1000}),
+            {"budget_usd": 0.0021},
+            "",
+            id="flex-enough",
+        ),
         pytest.param(PLAIN, {"budget_usd": 0.05}, "", id="nothing-known"),
     ],
 )

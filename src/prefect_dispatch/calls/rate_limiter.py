@@ -486,10 +486,12 @@ class RateLimiter:
         waited_s = self._blocked_s(now) - turn.blocked_before_s
         if waited_s + left_s <= turn.patience_s:
             return None
+        # What the tier has no capacity for, the same provider answers at its regular price.
+        way_out = "run it again with mode: live" if block.kind == "capacity" else "run again later"
         return PatienceError(
             f"The provider of {self._name!r} accepts no more calls for another {left_s:.1f} s at least, which is more "
             f"than this call may still wait: {max(turn.patience_s - waited_s, 0.0):.1f} s, of limits.wait_s "
-            f"{self._limits.wait_s:g}; raise it, or run again later.",
+            f"{self._limits.wait_s:g}; raise it, or {way_out}.",
             kind=block.kind,
         )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect_dispatch.agents.consent import INTEGRATOR_FILES, find_refusals, is_priced, refuse_size
-from prefect_dispatch.agents.job_plan import ANSWER, MOST_S, REQUEST, Planned, PlanRequest, PlanResult
+from prefect_dispatch.agents.job_plan import ANSWER, MOST_S, REQUEST, ModePrice, Planned, PlanRequest, PlanResult
 from prefect_dispatch.agents.job_store import CANCELLED, Job, JobRecord, Run, now, sentence_of
 from prefect_dispatch.cli.commands import INTERRUPTED, ExitGuard, run_ready
 from prefect_dispatch.errors import DispatchError, JobError
@@ -129,6 +129,7 @@ def _plan(folder: Path, request: PlanRequest) -> Planned:
         cost_usd=figures.cost_usd,
         budget_usd=budget,
         seconds=figures.seconds_in_parallel,
+        modes=tuple(ModePrice.model_validate(dict(each)) for each in figures.modes),
         advice=figures.advice,
         notes=tuple(_short(note, MAX_NOTE) for note in notes[:MAX_NOTES]),
         next=f"{_REFUSED} {_ASK}" if refused else "start(fingerprint)",

@@ -281,6 +281,10 @@ class BaseExecutor(ABC):
         """Return US dollars per prompt token and per completion token. By default None: unknown."""
         return None
 
+    def price_for(self, prompt_tokens: int) -> tuple[float, float] | None:  # noqa: ARG002 -- a default
+        """Return the price of a call whose prompt is so long. By default that of any call (`price`)."""
+        return self.price()
+
     def prefix_tokens(self, brief: Brief) -> int:  # noqa: ARG002 -- a default
         """Return how many tokens each prompt of a brief begins with that the provider caches. By default 0: none."""
         return 0

@@ -34,7 +34,8 @@ _EXTRA_KEY_VARIABLES = {
     "replicate": "REPLICATE_API_TOKEN",
 }
 """Further variables in which litellm looks for a key, although its list of missing ones doesn't have them."""
-_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+BLOCK_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+"""The name of a block."""
 _lock = threading.Lock()
 _cache: dict[str, LLMCredentials] = {}
 """Credentials that this process has loaded, by block name; guarded by `_lock`."""
@@ -60,7 +61,7 @@ def block_name(field: str, value: object) -> str:
         if redact(name) != name:
             msg = "looks like a key itself; save it in an LLMCredentials block, and give the block's name"
             raise ValueError(msg)
-        if not _NAME.fullmatch(name):
+        if not BLOCK_NAME.fullmatch(name):
             msg = f"{name!r} is not the name of a block: small letters, digits and single hyphens"
             raise ValueError(msg)
         return name

@@ -6,6 +6,7 @@ https://platform.openai.com/docs/guides/flex-processing
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,8 @@ from prefect_dispatch.executors.llm.messages import is_local
 from prefect_dispatch.models.outcome import LIVE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from prefect_dispatch.executors.llm.messages import Message
     from prefect_dispatch.models.limits import Limits
 
@@ -30,24 +33,56 @@ PRIORITY = "priority"
 _NAMED_TIERS = {FLEX: FLEX, PRIORITY: PRIORITY}
 
 
-@lru_cache(maxsize=256)
-def listed_tier_price(model: str, tier: str) -> Price | None:
+_THRESHOLD = re.compile(r"input_cost_per_token_above_([0-9]+)(k?)_tokens")
+"""Name of the price of a token in a prompt that is longer than so many tokens, or thousands of tokens."""
+
+
+def listed_tier_price(model: str, tier: str, prompt_tokens: int = 1) -> Price | None:
     """Return US dollars per token sent and per token received in a price tier, by litellm's table; None if unknown.
 
     Args:
         model: The model.
         tier: The tier, such as `flex`; `live` is the regular one.
+        prompt_tokens: Length of the prompt: some models cost more per token for a long one.
 
     Example:
         >>> listed_tier_price("openai/gpt-5-mini", "flex")
         (1.25e-07, 1e-06)
+        >>> listed_tier_price("openai/gpt-5.4", "flex"), listed_tier_price("openai/gpt-5.4", "flex", 300_000)
+        ((1.25e-06, 7.5e-06), (2.5e-06, 1.125e-05))
     """
-    if (regular := listed_price(model)) is None or tier == LIVE:
-        return regular
+    found = (_THRESHOLD.fullmatch(name) for name in _find_entry(model))
+    sizes = [(int(each[1]) * (1000 if each[2] else 1), f"_above_{each[1]}{each[2]}_tokens") for each in found if each]
+    above = max((each for each in sizes if prompt_tokens > each[0]), default=(0, ""))[1]
+    return _price_in_tier(model, tier, above)
+
+
+@lru_cache(maxsize=256)
+def _price_in_tier(model: str, tier: str, above: str) -> Price | None:
+    """Return a price per token as `listed_tier_price` does.
+
+    Args:
+        model: The model.
+        tier: The tier.
+        above: Part of the names of the prices of a long prompt; empty for a shorter one.
+    """
+    regular, entry = listed_price(model), _find_entry(model)
+    suffix = "" if tier == LIVE else f"_{tier}"
+    found: list[float] = []
+    for at, name in enumerate(("input_cost_per_token", "output_cost_per_token")):
+        usual: float | None = (regular and regular[at]) if tier == LIVE else entry.get(f"{name}{suffix}")
+        if regular is None or usual is None:
+            return None
+        # Where a long prompt has no price in the tier, its regular price counts, as in litellm.
+        long = entry.get(f"{name}{above}{suffix}", entry.get(f"{name}{above}")) if above else None
+        found.append(float(usual if long is None else long))
+    return found[0], found[1]
+
+
+def _find_entry(model: str) -> Mapping[str, Any]:
+    """Return the entry of a model in litellm's table; empty if there is none."""
     table = read_table()
-    entry = table.get(model) or table.get(model.partition("/")[2]) or {}
-    sent, received = entry.get(f"input_cost_per_token_{tier}"), entry.get(f"output_cost_per_token_{tier}")
-    return None if sent is None or received is None else (float(sent), float(received))
+    return table.get(model) or table.get(model.partition("/")[2]) or {}
 
 
 def flex_timeout_s(limits: Limits) -> float:
@@ -114,8 +149,7 @@ def listed_prefix_cache(model: str, tier: str = LIVE) -> PrefixCache | None:
     """
     if is_local(model):
         return None
-    table = read_table()
-    entry = table.get(model) or table.get(model.partition("/")[2]) or {}
+    entry = _find_entry(model)
     if not entry and model.startswith(_CACHING_SERVERS):
         return PrefixCache(MIN_PREFIX_TOKENS, None, by_marks=False)
     suffix = "" if tier == LIVE else f"_{tier}"

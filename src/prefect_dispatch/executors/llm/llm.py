@@ -531,9 +531,13 @@ class LLM(BaseExecutor, Strict):
         In another tier it is that tier's; what a call may cost at most (`cost_bound`) is never less than the regular
         price.
         """
+        return self.price_for(1)
+
+    def price_for(self, prompt_tokens: int) -> Price | None:
+        """Return the price of a call whose prompt is so long: some models cost more per token for a long one."""
         if self.mode == "batch":
             return self.batch_variant.price()
-        prices = [tier._expected_price() for tier in self.fallback_chain]  # noqa: SLF001 -- its own kind
+        prices = [tier._expected_price(prompt_tokens) for tier in self.fallback_chain]  # noqa: SLF001 -- its own kind
         known = [price for price in prices if price is not None]
         return (max(sent for sent, _ in known), max(got for _, got in known)) if len(known) == len(prices) else None
 
@@ -551,7 +555,7 @@ class LLM(BaseExecutor, Strict):
         got = self._max_answer_tokens()
         price = self._price() or listed_price(self.model, sent)
         if price and self.price_tier == PRIORITY and not self._price():
-            dearer = listed_tier_price(self.model, PRIORITY)
+            dearer = listed_tier_price(self.model, PRIORITY, sent)
             price = dearer and (max(price[0], dearer[0]), max(price[1], dearer[1]))
         if price and self._marks_prefix(ask) and (cached := self.prefix_prices()):
             price = max(price[0], cached[1]), price[1]  # writing into the cache costs more
@@ -590,9 +594,9 @@ class LLM(BaseExecutor, Strict):
         key = await load_key(self.credentials) if self.credentials else {}
         return {"model": self.model, "api_base": self.api_base, **key}
 
-    def _expected_price(self) -> Price | None:
+    def _expected_price(self, prompt_tokens: int = 1) -> Price | None:
         """Return the price per token that a call of this model is expected to have; None if unknown."""
-        return self._price(self.price_tier) or listed_tier_price(self.model, self.price_tier)
+        return self._price(self.price_tier) or listed_tier_price(self.model, self.price_tier, prompt_tokens)
 
     def _price(self, tier: str = LIVE) -> Price | None:
         """Return the price per token in a price tier if it is known without litellm's table; else None."""
