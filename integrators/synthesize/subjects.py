@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect_dispatch.integrators.synthesize.vocabulary import COPULAS
-from prefect_dispatch.integrators.synthesize.word_index import Remark, Statement, make_remark
+from prefect_dispatch.integrators.synthesize.units import is_unit
+from prefect_dispatch.integrators.synthesize.vocabulary import COPULAS, SYMMETRIC_STEMS
+from prefect_dispatch.integrators.synthesize.word_index import Remark, Statement, is_negation, make_remark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +41,14 @@ _MEASURES = frozenset(
     )
 )
 """Words that belong to a figure."""
+
+_ARTICLES = frozenset({"the", "a", "an", "its", "their", "his", "her"})
+_PARTNERS = frozenset({"with", "like", "unlike", "between", "both", "or", "that", "which", "who", "whose"})
+"""Words between two nouns that tell nothing about which of them acts."""
+_STEM_START = 4
+"""Number of letters in which the forms of a verb agree."""
+_MAX_BETWEEN = 5
+"""Largest number of words between two nouns of one action."""
 
 _JOINS = frozenset({"and", "but", "while", "whereas", "although", "though"})
 """Words that may join two clauses."""
@@ -69,7 +79,9 @@ def split_by_figures(statement: Statement) -> list[Share]:
     content = [
         at
         for at in sorted({*statement.content, *(at for at in names if len(statement.words[at]) == 1)})
-        if statement.words[at] not in _MEASURES | _TIMES
+        if statement.words[at] not in _MEASURES | _TIMES | _JOINS
+        # `300 tonnes while imports …`: the unit belongs to the figure before it.
+        and not (at - 1 in figures and is_unit(statement.words[at]))
     ]
     names = {at for at in names if at in content and at > 0}  # the first word has a capital letter anyway
     first, last = figures[0], figures[-1]
@@ -88,6 +100,22 @@ def split_by_figures(statement: Statement) -> list[Share]:
         _make_share(statement, at, [each for each in content if start < each < end], names)
         for at, start, end in zip(figures, starts, ends, strict=True)
     ]
+
+
+def pair_with_years(statement: Statement) -> dict[int, str]:
+    """Return the year of each figure of a sentence, by the figure's index; empty if figures and years don't alternate.
+
+    Example:
+        >>> pair_with_years(Statement.parse("In 2022, revenue was 4 million; in 2023 it was 5 million."))
+        {4: '2022', 9: '2023'}
+    """
+    digits = [at for at, word in enumerate(statement.words) if word[0].isdigit()]
+    are_years = [bool(_YEAR.fullmatch(statement.words[at])) for at in digits]
+    first, second = digits[::2], digits[1::2]
+    if not digits or len(digits) % 2 or are_years != [are_years[0], not are_years[0]] * len(first):
+        return {}
+    years, figures = (first, second) if are_years[0] else (second, first)
+    return {figure: statement.words[year] for figure, year in zip(figures, years, strict=True)}
 
 
 def _find_clause_end(statement: Statement, at: int) -> int:
@@ -126,6 +154,7 @@ def check_subjects(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
                 break
         if owner:
             yield make_remark("subject", claim, share.at, f"{word!r} is the figure of {owner!r} in {{where}}.")
+    yield from _check_years(claim, evidence)
     # Sentences that give one name its figure, and another name another one.
     named = [at for at in claim.content if at in claim.capitals]
     names = {claim.stems[at] for at in named}
@@ -147,6 +176,16 @@ def check_subjects(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
             for each in mine
         ):
             yield make_remark("subject", claim, at, f"{word!r} is the figure of another subject in {{where}}.")
+
+
+def _check_years(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
+    """Yield the figures that the sources give another year."""
+    for at, year in pair_with_years(claim).items():
+        word = claim.words[at]
+        years = [pair_with_years(each).get(place, "") for each, place in evidence.find_numbers(word)]
+        is_known = any(True for _ in evidence.find_numbers(year))
+        if years and all(years) and year not in years and is_known:
+            yield make_remark("subject", claim, at, f"{word!r} is the figure of {years[0]} in {{where}}.")
 
 
 def _find_owner(claim: Statement, share: Share, source: Statement, at: int) -> str:
@@ -180,3 +219,70 @@ def _says_the_same(claim: Statement, rival: Statement, names: set[str], holders:
     """Return whether two sentences say of two names what the claim says, each with one figure."""
     shared = (claim.stem_set & rival.stem_set & frozenset(claim.content_stems)) - names
     return all(len(split_by_figures(each)) == 1 and bool(shared & each.stem_set) for each in (rival, *holders))
+
+
+class Action(NamedTuple):
+    """What a sentence says that one does to another."""
+
+    doer: str
+    """Stem of the subject."""
+    words: frozenset[str]
+    """Stems of the words between both."""
+    target: str
+    """Stem of the object."""
+
+
+def list_actions(statement: Statement) -> list[Action]:
+    """Return what stands between two neighbouring names, or nouns with an article; a passive voice is turned round.
+
+    Example:
+        >>> [(each.doer, each.target) for each in list_actions(Statement.parse("Acme sued Bosch in May."))]
+        [('acm', 'bosch')]
+        >>> [(each.doer, each.target) for each in list_actions(Statement.parse("The tenant was paid by the landlord."))]
+        [('landlord', 'tenant')]
+    """
+    words = statement.words
+    nouns = [
+        at
+        for at in statement.content
+        if words[at] not in _TIMES and (at in statement.capitals or (at and words[at - 1] in _ARTICLES))
+    ]
+    actions: list[Action] = []
+    for one, other in pairwise(nouns):
+        between = range(one + 1, other)
+        verbs = frozenset(statement.stems[at] for at in between if at in statement.content)
+        if (
+            not verbs
+            or len(between) > _MAX_BETWEEN
+            or verbs & SYMMETRIC_STEMS
+            or any(words[at] in _JOINS | _PARTNERS or is_negation(words[at]) for at in between)
+        ):
+            continue
+        first, last = statement.stems[one], statement.stems[other]
+        is_passive = any(words[at] == "by" for at in between) and any(words[at] in COPULAS for at in between)
+        actions.append(Action(last, verbs, first) if is_passive else Action(first, verbs, last))
+    return actions
+
+
+def check_roles(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
+    """Yield an action whose subject and object are each other's in the sources, which have it in no other way.
+
+    Args:
+        claim: The sentence.
+        evidence: The sources that it rests on.
+    """
+    for action in list_actions(claim):
+        # `beaten` is a form of `beat`.
+        starts = {word[:_STEM_START] for word in action.words}
+        known = [
+            each
+            for statement in evidence.find_statements({action.doer})
+            if action.target in statement.stem_set
+            for each in list_actions(statement)
+            if starts & {word[:_STEM_START] for word in each.words}
+            and {each.doer, each.target} == {action.doer, action.target}
+        ]
+        if known and all(each.doer == action.target for each in known):
+            at = claim.stems.index(action.doer)
+            message = f"{claim.words[at]!r} does here what is done to it in {{where}}."
+            yield make_remark("direction", claim, at, message)
