@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.integrators.synthesize.units import is_unit
-from prefect_dispatch.integrators.synthesize.vocabulary import COPULAS, SYMMETRIC_STEMS
-from prefect_dispatch.integrators.synthesize.word_index import Remark, Statement, is_negation, make_remark
+from prefect_dispatch.integrators.synthesize.vocabulary import COPULAS, JOINS, TIMES
+from prefect_dispatch.integrators.synthesize.word_index import Remark, Statement, make_remark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,14 +25,6 @@ PAIR_DISTANCE = 2
 _MAX_FIGURES = 12
 """Number of figures of a sentence from which on it is a table or a list rather than a sentence."""
 _YEAR = re.compile(r"1[5-9]\d\d|20\d\d")
-_TIMES = frozenset(
-    re.findall(
-        r"\w+",
-        "january february march april may june july august september october november december "
-        "monday tuesday wednesday thursday friday saturday sunday",
-    )
-)
-"""Capitalised words that are no subject."""
 _MEASURES = frozenset(
     re.findall(
         r"\w+",
@@ -42,16 +33,8 @@ _MEASURES = frozenset(
 )
 """Words that belong to a figure."""
 
-_ARTICLES = frozenset({"the", "a", "an", "its", "their", "his", "her"})
-_PARTNERS = frozenset({"with", "like", "unlike", "between", "both", "or", "that", "which", "who", "whose"})
-"""Words between two nouns that tell nothing about which of them acts."""
 _STEM_START = 4
 """Number of letters in which the forms of a verb agree."""
-_MAX_BETWEEN = 5
-"""Largest number of words between two nouns of one action."""
-
-_JOINS = frozenset({"and", "but", "while", "whereas", "although", "though"})
-"""Words that may join two clauses."""
 
 
 class Share(NamedTuple):
@@ -75,11 +58,11 @@ def split_by_figures(statement: Statement) -> list[Share]:
     figures = [at for at, word in enumerate(statement.words) if word[0].isdigit() and not _YEAR.fullmatch(word)]
     if not 0 < len(figures) <= _MAX_FIGURES:
         return []
-    names = {at for at in statement.capitals if statement.words[at] not in _TIMES and statement.words[at] != "i"}
+    names = {at for at in statement.capitals if statement.words[at] not in TIMES and statement.words[at] != "i"}
     content = [
         at
         for at in sorted({*statement.content, *(at for at in names if len(statement.words[at]) == 1)})
-        if statement.words[at] not in _MEASURES | _TIMES | _JOINS
+        if statement.words[at] not in _MEASURES | TIMES | JOINS
         # `300 tonnes while imports …`: the unit belongs to the figure before it.
         and not (at - 1 in figures and is_unit(statement.words[at]))
     ]
@@ -124,7 +107,7 @@ def _find_clause_end(statement: Statement, at: int) -> int:
     A clause of its own has a name and a form of `to be` after the joining word. `5 % at Acme and Bosch` has none.
     """
     for start in range(at + 1, len(statement.words)):
-        if statement.words[start] in _JOINS:
+        if statement.words[start] in JOINS:
             verb = next((each for each in range(start + 1, len(statement.words)) if each not in statement.capitals), 0)
             if verb > start + 1 and statement.words[verb] in COPULAS:
                 return start
@@ -182,10 +165,13 @@ def _check_years(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
     """Yield the figures that the sources give another year."""
     for at, year in pair_with_years(claim).items():
         word = claim.words[at]
-        years = [pair_with_years(each).get(place, "") for each, place in evidence.find_numbers(word)]
-        is_known = any(True for _ in evidence.find_numbers(year))
-        if years and all(years) and year not in years and is_known:
-            yield make_remark("subject", claim, at, f"{word!r} is the figure of {years[0]} in {{where}}.")
+        other = ""
+        for each, place in evidence.find_numbers(word):
+            other = pair_with_years(each).get(place, "")
+            if other in ("", year):
+                break
+        if other not in ("", year) and any(True for _ in evidence.find_numbers(year)):
+            yield make_remark("subject", claim, at, f"{word!r} is the figure of {other} in {{where}}.")
 
 
 def _find_owner(claim: Statement, share: Share, source: Statement, at: int) -> str:
@@ -221,49 +207,6 @@ def _says_the_same(claim: Statement, rival: Statement, names: set[str], holders:
     return all(len(split_by_figures(each)) == 1 and bool(shared & each.stem_set) for each in (rival, *holders))
 
 
-class Action(NamedTuple):
-    """What a sentence says that one does to another."""
-
-    doer: str
-    """Stem of the subject."""
-    words: frozenset[str]
-    """Stems of the words between both."""
-    target: str
-    """Stem of the object."""
-
-
-def list_actions(statement: Statement) -> list[Action]:
-    """Return what stands between two neighbouring names, or nouns with an article; a passive voice is turned round.
-
-    Example:
-        >>> [(each.doer, each.target) for each in list_actions(Statement.parse("Acme sued Bosch in May."))]
-        [('acm', 'bosch')]
-        >>> [(each.doer, each.target) for each in list_actions(Statement.parse("The tenant was paid by the landlord."))]
-        [('landlord', 'tenant')]
-    """
-    words = statement.words
-    nouns = [
-        at
-        for at in statement.content
-        if words[at] not in _TIMES and (at in statement.capitals or (at and words[at - 1] in _ARTICLES))
-    ]
-    actions: list[Action] = []
-    for one, other in pairwise(nouns):
-        between = range(one + 1, other)
-        verbs = frozenset(statement.stems[at] for at in between if at in statement.content)
-        if (
-            not verbs
-            or len(between) > _MAX_BETWEEN
-            or verbs & SYMMETRIC_STEMS
-            or any(words[at] in _JOINS | _PARTNERS or is_negation(words[at]) for at in between)
-        ):
-            continue
-        first, last = statement.stems[one], statement.stems[other]
-        is_passive = any(words[at] == "by" for at in between) and any(words[at] in COPULAS for at in between)
-        actions.append(Action(last, verbs, first) if is_passive else Action(first, verbs, last))
-    return actions
-
-
 def check_roles(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
     """Yield an action whose subject and object are each other's in the sources, which have it in no other way.
 
@@ -271,18 +214,15 @@ def check_roles(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
         claim: The sentence.
         evidence: The sources that it rests on.
     """
-    for action in list_actions(claim):
+    for action in claim.actions:
         # `beaten` is a form of `beat`.
         starts = {word[:_STEM_START] for word in action.words}
         known = [
-            each
-            for statement in evidence.find_statements({action.doer})
-            if action.target in statement.stem_set
-            for each in list_actions(statement)
-            if starts & {word[:_STEM_START] for word in each.words}
-            and {each.doer, each.target} == {action.doer, action.target}
+            each.doer
+            for each in evidence.find_actions(action.doer, action.target)
+            if not starts.isdisjoint(word[:_STEM_START] for word in each.words)
         ]
-        if known and all(each.doer == action.target for each in known):
+        if known and action.doer not in known:
             at = claim.stems.index(action.doer)
             message = f"{claim.words[at]!r} does here what is done to it in {{where}}."
             yield make_remark("direction", claim, at, message)

@@ -98,6 +98,19 @@ MOVES = _words("go goes going gone went move moves moved moving turn turns turne
 COPULAS = _words("is are was were be been being isn't aren't wasn't weren't")
 """Forms of `to be`, after which a predicate stands."""
 
+JOINS = frozenset({"and", "but", "while", "whereas", "although", "though"})
+"""Words that may join two clauses."""
+
+TIMES = _words(
+    "january february march april may june july august september october november december monday tuesday wednesday "
+    "thursday friday saturday sunday"
+)
+"""Capitalised words that are no subject."""
+
+ARTICLES = _words("the a an its their his her")
+PARTNERS = _words("with like unlike between both or that which who whose")
+"""Words between two nouns that tell nothing about which of them acts."""
+
 SYMMETRIC_STEMS = _stems(
     "meet met marry married partner compete tie tied draw drew discuss talk talked speak spoke border merge cooperate "
     "collaborate fight fought clash resemble equal match join differ agree disagree"

@@ -197,6 +197,7 @@ def test_a_verdict_that_no_judge_gave_is_found() -> None:
 def test_a_verdict_of_no_possible_form_is_found() -> None:
     """Where the judge's answers weren't kept, a verdict must at least be one that a judge can give."""
     said = [say("a", "It holds for 7 days.")]
+    judged: JsonValue = ""
     desk = Desk(scripted(lambda ask: judged if ask.brief.name == "judge-claim" else "It holds for 7 days [1]."))
     writer = Synthesize(instructions="Write.", judge=desk.executor)
 
@@ -211,7 +212,6 @@ def test_a_verdict_of_no_possible_form_is_found() -> None:
             writer, merge.model_copy(update={"tables": (with_rows(table, [{**table.rows[0], **change}]),)}), said
         )
 
-    judged: JsonValue = ""
     message = "the table of claims has a verdict that no answer of a judge gives"
     decided = merged({"label": "supported", "sentence": "It holds for 7 days."})
     for change in ({"note": " "}, {"sentence": "It holds."}, {"label": "not_judged", "sentence": ""}):

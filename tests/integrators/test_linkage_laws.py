@@ -24,6 +24,8 @@ from tests.integrators.test_laws import MUTATIONS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic import JsonValue
+
     from prefect_dispatch.models.outcome import Outcome
 
 SURE = settings(deadline=None, max_examples=100)
@@ -114,7 +116,9 @@ def test_contradicting_records_are_never_one(data: st.DataObject, people: list[d
         ("12 5", "5 Main Street 12", 1),
     ],
 )
-def test_numbers_that_occur_in_another_order_or_number_are_others(one: object, other: object, records: int) -> None:
+def test_numbers_that_occur_in_another_order_or_number_are_others(
+    one: JsonValue, other: JsonValue, records: int
+) -> None:
     """Two people born on 5 and 7 May, or on 4 March and 3 April, are two, even if the same digits stand in both."""
     merge = MergeRecords.model_validate({"identity": ["name"], "match": {"fields": ["born"]}}).merge(
         [], [say("a", {"name": "John Smith", "born": one}), say("b", {"name": "John Smith", "born": other})]
