@@ -90,7 +90,7 @@ def pair_with_years(statement: Statement) -> dict[int, str]:
 
     Example:
         >>> pair_with_years(Statement.parse("In 2022, revenue was 4 million; in 2023 it was 5 million."))
-        {4: '2022', 9: '2023'}
+        {4: '2022', 10: '2023'}
     """
     digits = [at for at, word in enumerate(statement.words) if word[0].isdigit()]
     are_years = [bool(_YEAR.fullmatch(statement.words[at])) for at in digits]
