@@ -18,6 +18,7 @@ from prefect_dispatch.errors import BriefError
 from prefect_dispatch.executors.base import original_name
 from prefect_dispatch.integrators.base import BaseIntegrator, RecordIntegrator, RuleOpinion
 from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.consensus.consensus import Consensus
 from prefect_dispatch.integrators.consensus.vote_rules import schema_errors
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
 from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY, KEY_FIELD
@@ -179,7 +180,16 @@ class _Subject:
                 if name == records and (record := self._as_answer(entry, refs)) is not None:
                     yield _Part(pointer(name, at), record, refs)
                 elif records is None and isinstance(entry, dict) and "value" in entry:
-                    yield _Part(pointer(name, at, "value"), entry["value"], refs or self._named_source(entry))
+                    refs = refs or self._named_source(entry)
+                    yield _Part(pointer(name, at, "value"), self._add_vote_fields(entry["value"], refs), refs)
+
+    def _add_vote_fields(self, value: JsonValue, refs: Sequence[Ref]) -> JsonValue:
+        """Return a decided answer with the fields that say who voted on what, which each of its answers has."""
+        if not (isinstance(self._integrator, Consensus) and self._integrator.vote_fields and isinstance(value, dict)):
+            return value
+        answers = [self._outcomes[ref].value for ref in refs if ref in self._outcomes]
+        names = self._integrator.vote_fields
+        return {name: get_at(answer, [name]) for answer in answers[:1] for name in names} | value
 
     def _named_source(self, entry: Mapping[str, JsonValue]) -> tuple[Ref, ...]:
         """Return the outcome that an entry names, for a merge without field rows."""

@@ -20,11 +20,11 @@ from prefect_dispatch.integrators.synthesize.output_format import (
     CITED,
     MARK,
     VALUE,
-    WORDING_RULE,
     Leaf,
     check_leaf,
     flag_findings,
     index_sources,
+    mentions_wording,
     remove_marks,
     split_document,
     unverified_entries,
@@ -166,7 +166,7 @@ class CitedAudit:
 
         Flags on the wording are expected where the merge's rules name them: an earlier version had none.
         """
-        has_wording = WORDING_RULE in self._merge.rules
+        has_wording = mentions_wording(self._merge.rules)
         for flag in expected:
             if _flag_key(flag) not in self._flags and (has_wording or flag.kind not in WORDING_KINDS):
                 yield _unflagged_violation(flag)

@@ -11,6 +11,7 @@ certain match, not even through a third one or if their identities are equal (`s
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from functools import lru_cache
@@ -180,6 +181,10 @@ MOST_VECTORS = 300
 """Maximum number of different vectors of one identity that are compared; of more, only equal ones are the same."""
 
 
+_DATE = re.compile(r"[0-9]{4}(?:-[0-9]{2}){0,2}")
+"""Pattern of the tokens of a date, joined by hyphens."""
+
+
 @lru_cache(maxsize=1 << 16)
 def is_contradiction(one: ComparableText, other: ComparableText) -> bool:
     """Return whether two values of a field can't both be true of one thing.
@@ -195,6 +200,9 @@ def is_contradiction(one: ComparableText, other: ComparableText) -> bool:
     """
     if one.source == other.source or any(map(_is_composite, (one, other))):
         return False
+    if all(map(_is_date, (one, other))):
+        # `3 April` has the numbers of `4 March`, and `5 May` more than those of `7 May`.
+        return any(a != b for a, b in zip(one.tokens, other.tokens, strict=False))
     if _is_part(one, other) or _is_part(other, one):
         return False
     first, second = sorted((one, other))
@@ -208,10 +216,15 @@ def _is_composite(text: ComparableText) -> bool:
     return text.source[:1] in {"[", "{"} and text.tokens == (text.source,)
 
 
+def _is_date(text: ComparableText) -> bool:
+    """Return whether a value is a date that can be read in only one way, or a part of one: a year, and a month."""
+    return bool(_DATE.fullmatch("-".join(text.tokens)))
+
+
 def _is_part(one: ComparableText, other: ComparableText) -> bool:
     """Return whether each token of a text is in another one, or abbreviates a word of it."""
     return all(
-        token in other.tokens
+        other.tokens.count(token) >= one.tokens.count(token)
         or any(
             token.isalpha() and word.isalpha() and word.startswith(token) and word not in other.exact_tokens
             for word in other.tokens

@@ -372,6 +372,10 @@ class Source:
         """Return the units in which the answer gives a number; see `FigureIndex.units_of`."""
         return self._figures.units_of(figure, text)
 
+    def rates_of(self, figure: Figure, text: str) -> set[str]:
+        """Return what the answer gives a number for; see `FigureIndex.rates_of`."""
+        return self._figures.rates_of(figure, text)
+
     def has_quotation(self, quotation: str) -> bool:
         """Return whether the answer holds a quotation; an ellipsis in it stands for any text."""
         fragments = _split_quotation(quotation)

@@ -2,7 +2,8 @@
 
 `1,000` is 1000, `31 January 2024` is 2024-01-31. A single point is a decimal point, and so is a single comma that isn't
 followed by exactly three digits: `1.5` and `1,5` are equal, `1.000` is 1 and `1,000` is 1000. Where points and commas
-stand in one number, the last one is the decimal sign: `1.234,5` and `1,234.5` are equal. `1.2 million` is 1200000,
+stand in one number, the last one is the decimal sign: `1.234,5` and `1,234.5` are equal. In a text that isn't English,
+`1.234` and `1,234` are looked up in both readings. `1.2 million` is 1200000,
 `5 Mio.` and `50 lakh` are 5000000, `12 %` is 12 per cent, `minus five` is -5. Number words are read in English only,
 month names in English and German.
 
@@ -25,7 +26,8 @@ from fractions import Fraction
 from itertools import product
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prefect_dispatch.integrators.synthesize.units import METRE, find_currency, read_measures, read_units
+from prefect_dispatch.integrators.synthesize.units import METRE, find_currency, read_measures, read_rate, read_units
+from prefect_dispatch.integrators.synthesize.vocabulary import detect_language
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -50,8 +52,12 @@ _NUMBER = re.compile(
     rf"(?P<whole>\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?:\.\d{{3}}){{2,}}|\d{{1,3}}\.\d{{3}}(?=,\d+\Z)"
     rf"|\d{{1,3}}(?:[{_GROUPS} ]\d{{3}})+|\d+)(?:[.,](?P<fraction>\d+))?"
 )
+_AMBIGUOUS = re.compile(r"[1-9]\d{0,2}([.,])\d{3}")
+"""Pattern of a number whose point or comma has another meaning in English than in German."""
+_LANGUAGE_CHARS = 1000
+"""Number of characters by which the language of a text with such a number is detected."""
 _SCIENTIFIC = re.compile(r"\d{1,40}(?:[.,]\d{1,40})?[eE][-+]?\d{1,3}")
-_QUANTITY = re.compile(rf"(?P<number>\d[\d.,{_GROUPS}]*)-?[{_LETTERS}][{_LETTERS}-]*")
+_QUANTITY = re.compile(rf"(?P<number>\d[\d.,{_GROUPS}]*)[-/]?[{_LETTERS}][{_LETTERS}-]*")
 _MINUS_BEFORE = re.compile(rf"(?:^|[ \t\n(=:\[~\x00])[-−]\Z|(?i:(?<![\w-])(?<!\d )(?:minus|negative){_SPACE})\Z")  # noqa: RUF001 -- a minus
 
 _SCALES = {
@@ -223,6 +229,8 @@ class Figure(NamedTuple):
     """Of a number: end offset of its digits, words and scale, exclusive; a unit may follow."""
     other: Decimal | None = None
     """The value in millions, if a bare `m` after the number may mean that."""
+    ambiguous: Decimal | None = None
+    """The value if the point of `1.234` separates thousands, or the comma of `1,234` decimals, as in German."""
     counts: bool = False
     """Whether it is a bare whole number, and so may be a count of answers."""
     sure: bool = True
@@ -230,6 +238,7 @@ class Figure(NamedTuple):
 
 
 _QUARTER = re.compile(r"(?:q([1-4])|([1-4])q)")
+_FISCAL_YEAR = re.compile(r"fy((?:19|20)\d{2})")
 _QUARTER_IN_WORDS = re.compile(
     r"(?ai:\b(first|second|third|fourth|last|1st|2nd|3rd|4th)\s+quarter\b|\b(?:q([1-4])|([1-4])q)\b)"
 )
@@ -354,8 +363,19 @@ def _read_number(text: str, start: int, end: int, value: Decimal, *, counts: boo
             value = EXACT.scaleb(value, -1 if after["percent"] == "‰" else 0)
         last = after.end()
     value = _apply_minus(text, start, value)
+    ambiguous = None
+    if (sign := _AMBIGUOUS.fullmatch(text, start, end)) and detect_language(text[:_LANGUAGE_CHARS]) != "English":
+        ambiguous = EXACT.scaleb(value, 3 if sign[1] == "." else -3)
     return Figure(
-        "number", start, last, value, percent, number_end=last, other=other, counts=counts and last == end and not other
+        "number",
+        start,
+        last,
+        value,
+        percent,
+        number_end=last,
+        other=other,
+        ambiguous=ambiguous,
+        counts=counts and last == end and not other,
     )
 
 
@@ -375,9 +395,23 @@ def join_segments(word: str) -> str:
     return "\x1f" + "\x1f".join(filter(None, parts)) + "\x1f"
 
 
+def list_readings(figure: Figure) -> list[Figure]:
+    """Return a figure in each way in which it can be read.
+
+    Example:
+        >>> [str(each.value) for found in extract_figures("Es sind 1.234 Euro.") for each in list_readings(found)]
+        ['1.234', '1234']
+    """
+    return [figure, figure._replace(value=figure.ambiguous, ambiguous=None)] if figure.ambiguous else [figure]
+
+
 # What a source has.
 
-_OTHER_NAMES = {join_segments("COVID-19"): re.compile(r"(?i:\b(?:covid|coronavirus|sars-cov-2|pandemic))")}
+_OTHER_NAMES = {
+    join_segments("COVID-19"): re.compile(r"(?i:\b(?:covid|coronavirus|sars-cov-2|pandemic))"),
+    join_segments("H1"): re.compile(r"(?i:\b(?:first|1st)[ -]half\b)"),
+    join_segments("H2"): re.compile(r"(?i:\b(?:second|2nd)[ -]half\b)"),
+}
 """Names with digits that have names without them."""
 _HEDGE = re.compile(
     r"(?i:(?P<about>about|around|roughly|approximately|approx\.?|some|circa|ca\.?|close to|rund|etwa|~)"
@@ -414,12 +448,13 @@ class FigureIndex:
         figures: list[Figure] = []
         # Of each number: its units, and whether it stands without one.
         self._units: dict[tuple[Decimal, bool], set[Unit]] = defaultdict(set)
+        self._rates: dict[tuple[Decimal, bool], set[str]] = defaultdict(set)
         self._bare: set[tuple[Decimal, bool]] = set()
         self._measured: dict[Decimal, set[str]] = defaultdict(set)
         # The amounts of one kind and sign, by size in the first unit of the kind.
         self._amounts: dict[tuple[str, bool], list[Fraction]] = defaultdict(list)
         for text in texts:
-            for figure in extract_figures(text):
+            for figure in (each for found in extract_figures(text) for each in list_readings(found)):
                 figures.append(figure)
                 if figure.kind == "number":
                     self._add_units(figure, text)
@@ -463,7 +498,11 @@ class FigureIndex:
             figure: The figure.
             text: The text in which it stands; empty: it is compared as it is.
         """
-        if (figure.name and self._has_name(figure.name)) or self.has_converted(figure, text):
+        return any(self._has(each, text) for each in list_readings(figure))
+
+    def _has(self, figure: Figure, text: str) -> bool:
+        """Return whether the source has a figure in one reading."""
+        if (figure.name and self._has_name(figure.name)) or self._has_converted(figure, text):
             return True
         if figure.kind == "date":
             return any(each in self._dates or self._has_day(each) for each in figure.dates)
@@ -479,7 +518,21 @@ class FigureIndex:
 
     def units_of(self, figure: Figure, text: str) -> set[Unit]:
         """Return the units in which the source gives a number, or what it is rounded from."""
-        return {unit for number in self._find_numbers(figure, text) for unit in self._units.get(number, ())}
+        return {
+            unit
+            for reading in list_readings(figure)
+            for number in self._find_numbers(reading, text)
+            for unit in self._units.get(number, ())
+        }
+
+    def rates_of(self, figure: Figure, text: str) -> set[str]:
+        """Return what the source gives a number for (`month` for `5 euros per month`); empty where it is for none."""
+        return {
+            rate
+            for reading in list_readings(figure)
+            for number in self._find_numbers(reading, text)
+            for rate in self._rates.get(number, ())
+        }
 
     def has_converted(self, figure: Figure, text: str) -> bool:
         """Return whether the source has an amount in any unit that its own converts into, or what it is rounded from.
@@ -491,6 +544,10 @@ class FigureIndex:
             figure: The figure.
             text: The text in which it stands.
         """
+        return any(self._has_converted(each, text) for each in list_readings(figure))
+
+    def _has_converted(self, figure: Figure, text: str) -> bool:
+        """Return whether the source has an amount in one reading, in any unit that its own converts into."""
         measures = _read_measures(figure, text)
         # `5.2m` is a length only where the text says so.
         is_apart = text[figure.number_end : figure.number_end + 1].isspace()
@@ -510,6 +567,7 @@ class FigureIndex:
         number = (figure.value, figure.percent)
         units, end = read_units(text, figure.start, figure.number_end, percent=figure.percent)
         self._units[number] |= units
+        self._rates[number].add(read_rate(text, end))
         if not units:
             self._bare.add(number)
         for kind, size in _read_measures(figure, text):
@@ -549,6 +607,8 @@ class FigureIndex:
             return True
         if match := _QUARTER.fullmatch(first):
             return int(match[1] or match[2]) in self._quarters
+        if match := _FISCAL_YEAR.fullmatch(first):
+            return (Decimal(match[1]), False) in self._numbers
         return name in self._other_names
 
     def _find_rounded(self, figure: Figure, text: str) -> Iterator[tuple[Decimal, bool]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.integrators.synthesize.answer_index import Prose, enclosing_span, format_citation
 from prefect_dispatch.integrators.synthesize.figures import Figure, extract_figures, is_quarter
-from prefect_dispatch.integrators.synthesize.units import read_units
+from prefect_dispatch.integrators.synthesize.units import read_rate, read_units
 from prefect_dispatch.integrators.synthesize.vocabulary import (
     META_STEMS,
     SMALL_COUNTS,
@@ -18,6 +18,7 @@ from prefect_dispatch.integrators.synthesize.vocabulary import (
 )
 from prefect_dispatch.integrators.synthesize.word_index import Evidence, Statement, list_untraced
 from prefect_dispatch.integrators.synthesize.wording import check_wording, counts_otherwise
+from prefect_dispatch.security.escaping import join_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -290,10 +291,16 @@ class _Reader:
             others = {unit for source in consulted if own for unit in source.units_of(figure, text)}
             rivals = {each.name for each in others if each.dimension in {unit.dimension for unit in own}}
             is_converted = any(source.has_converted(figure, text) for source in consulted)
+            numbers = tuple(source.number for source in consulted)
+            rate = read_rate(text, last)
+            rates = {each for source in consulted if rate for each in source.rates_of(figure, text)}
+            if rates and not rates & {rate, ""}:
+                given = join_names(sorted(rates))
+                message = f"{text[figure.start : last]!r} is per {given} in {where}, not per {rate}."
+                yield Finding("unit", start + figure.start, start + max(last, figure.end), message, numbers)
             if rivals and own.isdisjoint(others) and not is_converted:
                 given = " or ".join(map(repr, sorted(rivals)))
                 message = f"The unit of {text[figure.start : last]!r} is {given} in {where}."
-                numbers = tuple(source.number for source in consulted)
                 yield Finding("unit", start + figure.start, start + max(last, figure.end), message, numbers)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from prefect_dispatch.integrators.base import Question, RuleOpinion
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.ledger import Merge
 
 Label = Literal["supported", "contradicted", "not_found", "not_judged"]
+
+_DECIDED: tuple[Label, ...] = ("supported", "contradicted")
+_FAILURE_KIND = re.compile(r"[\w.-]+|too long for a context of \d+ tokens")
+"""Pattern of the reason why a claim has no verdict: mostly the kind of an error."""
+
 
 CLAIMS_TABLE = "claims"
 """Name of the table with the verdicts."""
@@ -220,6 +226,8 @@ def read_verdicts(merge: Merge, claims: Sequence[Claim], sources: Sequence[Sourc
             raise ValueError("the table of claims lacks one of them")
         rows.pop(0)
         verdict = Verdict(claim, row["label"], row["sentence"], row["note"])
+        if not _is_possible(verdict, sources):
+            raise ValueError("the table of claims has a verdict that no answer of a judge gives")
         # An earlier merge of the run may have asked about other claims under the same key.
         given = [_parse_verdict(claim, each, sources) for each in answers if each.item == f"claim-{at}"]
         if given and verdict not in given:
@@ -228,6 +236,17 @@ def read_verdicts(merge: Merge, claims: Sequence[Claim], sources: Sequence[Sourc
     if rows or not tables:
         raise ValueError("the table of claims has others, or is missing")
     return verdicts
+
+
+def _is_possible(verdict: Verdict, sources: Sequence[Source]) -> bool:
+    """Return whether some answer of a judge gives a verdict, with its deciding sentence and its note."""
+    claim, label, sentence, why = verdict
+    if label == "not_judged":
+        return not sentence and bool(_FAILURE_KIND.fullmatch(why))
+    if label == "not_found":
+        replaced = [f"it said {each!r}, by what is no sentence of {format_citation(claim.cited)}" for each in _DECIDED]
+        return not sentence and why in ("", *replaced)
+    return not why and any(sources[number - 1].has_whole_sentence(sentence) for number in claim.cited)
 
 
 def add_judge_findings(parts: Sequence[Part], verdicts: Sequence[Verdict]) -> list[Part]:

@@ -60,6 +60,12 @@ WORDING_RULE = (
 )
 """Sentence in the description of a merge whose wording was checked; reports of earlier versions have none."""
 
+
+def mentions_wording(rules: str) -> bool:
+    """Return whether a merge's wording was checked by its description, even if a part of the sentence was changed."""
+    return any(part in rules for part in WORDING_RULE.split(", "))
+
+
 Schema = dict[str, Any]
 
 

@@ -11,7 +11,8 @@ import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect_dispatch.integrators.synthesize.vocabulary import COPULAS
+from prefect_dispatch.integrators.synthesize.units import is_unit
+from prefect_dispatch.integrators.synthesize.vocabulary import COPULAS, JOINS, TIMES
 from prefect_dispatch.integrators.synthesize.word_index import Remark, Statement, make_remark
 
 if TYPE_CHECKING:
@@ -24,14 +25,6 @@ PAIR_DISTANCE = 2
 _MAX_FIGURES = 12
 """Number of figures of a sentence from which on it is a table or a list rather than a sentence."""
 _YEAR = re.compile(r"1[5-9]\d\d|20\d\d")
-_TIMES = frozenset(
-    re.findall(
-        r"\w+",
-        "january february march april may june july august september october november december "
-        "monday tuesday wednesday thursday friday saturday sunday",
-    )
-)
-"""Capitalised words that are no subject."""
 _MEASURES = frozenset(
     re.findall(
         r"\w+",
@@ -40,8 +33,8 @@ _MEASURES = frozenset(
 )
 """Words that belong to a figure."""
 
-_JOINS = frozenset({"and", "but", "while", "whereas", "although", "though"})
-"""Words that may join two clauses."""
+_STEM_START = 4
+"""Number of letters in which the forms of a verb agree."""
 
 
 class Share(NamedTuple):
@@ -65,11 +58,13 @@ def split_by_figures(statement: Statement) -> list[Share]:
     figures = [at for at, word in enumerate(statement.words) if word[0].isdigit() and not _YEAR.fullmatch(word)]
     if not 0 < len(figures) <= _MAX_FIGURES:
         return []
-    names = {at for at in statement.capitals if statement.words[at] not in _TIMES and statement.words[at] != "i"}
+    names = {at for at in statement.capitals if statement.words[at] not in TIMES and statement.words[at] != "i"}
     content = [
         at
         for at in sorted({*statement.content, *(at for at in names if len(statement.words[at]) == 1)})
-        if statement.words[at] not in _MEASURES | _TIMES
+        if statement.words[at] not in _MEASURES | TIMES | JOINS
+        # `300 tonnes while imports …`: the unit belongs to the figure before it.
+        and not (at - 1 in figures and is_unit(statement.words[at]))
     ]
     names = {at for at in names if at in content and at > 0}  # the first word has a capital letter anyway
     first, last = figures[0], figures[-1]
@@ -90,13 +85,29 @@ def split_by_figures(statement: Statement) -> list[Share]:
     ]
 
 
+def pair_with_years(statement: Statement) -> dict[int, str]:
+    """Return the year of each figure of a sentence, by the figure's index; empty if figures and years don't alternate.
+
+    Example:
+        >>> pair_with_years(Statement.parse("In 2022, revenue was 4 million; in 2023 it was 5 million."))
+        {4: '2022', 10: '2023'}
+    """
+    digits = [at for at, word in enumerate(statement.words) if word[0].isdigit()]
+    are_years = [bool(_YEAR.fullmatch(statement.words[at])) for at in digits]
+    first, second = digits[::2], digits[1::2]
+    if not digits or len(digits) % 2 or are_years != [are_years[0], not are_years[0]] * len(first):
+        return {}
+    years, figures = (first, second) if are_years[0] else (second, first)
+    return {figure: statement.words[year] for figure, year in zip(figures, years, strict=True)}
+
+
 def _find_clause_end(statement: Statement, at: int) -> int:
     """Return the index of the word that joins the next clause to that of a figure; without one, the number of words.
 
     A clause of its own has a name and a form of `to be` after the joining word. `5 % at Acme and Bosch` has none.
     """
     for start in range(at + 1, len(statement.words)):
-        if statement.words[start] in _JOINS:
+        if statement.words[start] in JOINS:
             verb = next((each for each in range(start + 1, len(statement.words)) if each not in statement.capitals), 0)
             if verb > start + 1 and statement.words[verb] in COPULAS:
                 return start
@@ -126,6 +137,7 @@ def check_subjects(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
                 break
         if owner:
             yield make_remark("subject", claim, share.at, f"{word!r} is the figure of {owner!r} in {{where}}.")
+    yield from _check_years(claim, evidence)
     # Sentences that give one name its figure, and another name another one.
     named = [at for at in claim.content if at in claim.capitals]
     names = {claim.stems[at] for at in named}
@@ -147,6 +159,19 @@ def check_subjects(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
             for each in mine
         ):
             yield make_remark("subject", claim, at, f"{word!r} is the figure of another subject in {{where}}.")
+
+
+def _check_years(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
+    """Yield the figures that the sources give another year."""
+    for at, year in pair_with_years(claim).items():
+        word = claim.words[at]
+        other = ""
+        for each, place in evidence.find_numbers(word):
+            other = pair_with_years(each).get(place, "")
+            if other in ("", year):
+                break
+        if other not in ("", year) and any(True for _ in evidence.find_numbers(year)):
+            yield make_remark("subject", claim, at, f"{word!r} is the figure of {other} in {{where}}.")
 
 
 def _find_owner(claim: Statement, share: Share, source: Statement, at: int) -> str:
@@ -180,3 +205,24 @@ def _says_the_same(claim: Statement, rival: Statement, names: set[str], holders:
     """Return whether two sentences say of two names what the claim says, each with one figure."""
     shared = (claim.stem_set & rival.stem_set & frozenset(claim.content_stems)) - names
     return all(len(split_by_figures(each)) == 1 and bool(shared & each.stem_set) for each in (rival, *holders))
+
+
+def check_roles(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
+    """Yield an action whose subject and object are each other's in the sources, which have it in no other way.
+
+    Args:
+        claim: The sentence.
+        evidence: The sources that it rests on.
+    """
+    for action in claim.actions:
+        # `beaten` is a form of `beat`.
+        starts = {word[:_STEM_START] for word in action.words}
+        known = [
+            each.doer
+            for each in evidence.find_actions(action.doer, action.target)
+            if not starts.isdisjoint(word[:_STEM_START] for word in each.words)
+        ]
+        if known and action.doer not in known:
+            at = claim.stems.index(action.doer)
+            message = f"{claim.words[at]!r} does here what is done to it in {{where}}."
+            yield make_remark("direction", claim, at, message)

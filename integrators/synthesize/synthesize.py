@@ -32,6 +32,7 @@ from prefect_dispatch.integrators.synthesize.output_format import (
     ProseFormat,
     StructuredFormat,
     find_missing_sections,
+    mentions_wording,
 )
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, OutputForm, Text
@@ -234,7 +235,7 @@ class Synthesize(BaseIntegrator, Strict):
             ValueError: If the merge has no such text, value or verdicts, or they are not those that were answered.
         """
         written = _HOW_WRITTEN.match(merge.rules)
-        if written and WORDING_RULE not in merge.rules and not merge.asked:
+        if written and not merge.asked and not mentions_wording(merge.rules):
             return None  # it was merged by an earlier version, which compared no wording
         sources, form = number_answers(outcomes), self._form
         # 1. What was written.

@@ -95,6 +95,9 @@ _MEASURES = {
     for _kind, _sizes in _SIZES.items()
     for _name, _size in (each.split() for each in _sizes.split("|"))
 }
+_OTHER_TIMES = {"annum": "year", "mo": "month", "yr": "year", "wk": "week"}
+"""Names of times that occur only in `per annum` and such."""
+_LOWERED = frozenset(map(str.lower, _UNITS))
 _RATES = frozenset({"hourly", "daily", "weekly", "monthly", "yearly", "annual", "annually"})
 """Names of units that say how often: twelve monthly payments are not one annual payment."""
 
@@ -122,6 +125,13 @@ _AFTER = re.compile(rf"{_GAP}(?:{_NAME})")
 _AFTER_A_WORD = re.compile(
     rf"(?:\s+|-)(?!(?i:square|cubic)\b)[A-Za-z]{{2,20}}(?:\s+|-)(?P<name>(?i:{_ANY_CASE}))(?![\w/])"
 )
+_RANGE = re.compile(r"(?:\s?[-–]\s?|\s(?:to|bis|or)\s)\d[\d.,]{0,30}")  # noqa: RUF001 -- a dash of ranges
+"""Pattern of the second number of a range, whose unit is that of the first, too: `5-6 t`."""
+_PER = re.compile(
+    r"[ \t]?(?:(?:/[ \t]?|per[ \t]|pro[ \t])(?!(?i:cent(?:um)?\b))(?P<any>[^\W\d_]{1,20})"
+    r"|(?:an?|each|every)[ \t](?P<time>second|minute|hour|day|week|month|quarter|year))\b"
+)
+"""Pattern of what an amount is given for: `per month`, `/day`, `a year`."""
 _CURRENCY_BEFORE = re.compile(r"(?P<name>US\$|[$€£¥₹]|(?<![A-Za-z])(?:USD|EUR|GBP|CHF|JPY|INR))\s?[-−]?\Z")  # noqa: RUF001 -- a minus
 _LONGEST_BEFORE = 6
 
@@ -159,7 +169,41 @@ def read_units(text: str, start: int, end: int, *, percent: bool = False) -> tup
     if after := _AFTER.match(text, end) or _AFTER_A_WORD.match(text, end):
         units.update(_find_units(after["name"]))
         end = after.end()
+    elif after := _match_after_range(text, end):
+        units.update(_find_units(after["name"]))
     return frozenset(units), end
+
+
+def _match_after_range(text: str, end: int) -> re.Match[str] | None:
+    """Return the unit after the second number of a range whose first number ends at an offset."""
+    range_end = _RANGE.match(text, end)
+    return _AFTER.match(text, range_end.end()) if range_end else None
+
+
+def read_rate(text: str, end: int) -> str:
+    """Return what an amount is given for, in the singular; empty if it is none.
+
+    Args:
+        text: The text.
+        end: Offset where the number ends with its unit.
+
+    Example:
+        >>> read_rate("It is 5 euros per month.", 13), read_rate("5 km/h", 4), read_rate("It is 5 euros.", 13)
+        ('month', 'h', '')
+    """
+    match = _PER.match(text, end)
+    name = (match["any"] or match["time"]).lower() if match else ""
+    return min((unit.name for unit in _UNITS.get(name, ())), default=_OTHER_TIMES.get(name, name))
+
+
+def is_unit(word: str) -> bool:
+    """Return whether a word in lower case is the name of a unit.
+
+    Example:
+        >>> is_unit("tonnes"), is_unit("kwh"), is_unit("schools")
+        (True, True, False)
+    """
+    return word in _LOWERED
 
 
 def read_measures(text: str, start: int, end: int) -> list[Measure]:
@@ -176,7 +220,7 @@ def read_measures(text: str, start: int, end: int) -> list[Measure]:
         >>> read_measures("It is 5 kilometres.", 6, 7), read_measures("It is 5 dollars.", 6, 7)
         ([Measure(kind='length', size=Fraction(1000, 1))], [])
     """
-    after = _AFTER.match(text, end)
+    after = _AFTER.match(text, end) or _match_after_range(text, end)
     # `1990s` and `the 90s` are no seconds.
     if not after or after["name"].lower() in _RATES or after[0] == "s" or find_currency(text, start) < start:
         return []

@@ -79,8 +79,43 @@ ABSENCE_STEMS = _stems(
 CERTAINTY_WORDS = _words("only always solely definitely guarantee guarantees guaranteed")
 """Words that make a statement stronger."""
 
+LINKING_VERBS = _words(
+    "is are was were be been being isn't aren't wasn't weren't has have had went goes became becomes remains remained "
+    "stays stayed gets got gone become"
+)
+"""Verbs before a word that says something of a subject: `the client went bankrupt`."""
+
+LEAD_IN_STEMS = _stems(
+    "relevant clear mixed divided following numerous important notable key unanimous listed summarized described "
+    "given shown found raised discussed considered identified reported observed possible available needed required "
+    "worth manifold diverse various below follow"
+)
+"""Stems of words with which a lead-in speaks of what follows: `three points are relevant:`."""
+
+MOVES = _words("go goes going gone went move moves moved moving turn turns turned trend trended is are was were")
+"""Verbs after which `up` and `down` are directions: `costs went up`, other than `it was set up`."""
+
 COPULAS = _words("is are was were be been being isn't aren't wasn't weren't")
 """Forms of `to be`, after which a predicate stands."""
+
+JOINS = frozenset({"and", "but", "while", "whereas", "although", "though"})
+"""Words that may join two clauses."""
+
+TIMES = _words(
+    "january february march april may june july august september october november december monday tuesday wednesday "
+    "thursday friday saturday sunday"
+)
+"""Capitalised words that are no subject."""
+
+ARTICLES = _words("the a an its their his her")
+PARTNERS = _words("with like unlike between both or that which who whose")
+"""Words between two nouns that tell nothing about which of them acts."""
+
+SYMMETRIC_STEMS = _stems(
+    "meet met marry married partner compete tie tied draw drew discuss talk talked speak spoke border merge cooperate "
+    "collaborate fight fought clash resemble equal match join differ agree disagree"
+)
+"""Stems of verbs whose subject and object may change places: `Acme met Bosch`."""
 
 NEGATIVE_PREFIXES = ("un", "in", "im", "dis", "non", "ir", "il", "mis")
 
@@ -203,6 +238,28 @@ thriving flourishing | struggling
 ascend | descend
 parent | child
 teacher | student
+double doubled doubling | halve halved halving
+accelerate acceleration | decelerate deceleration
+appear | disappear vanish
+surplus | deficit
+inflation | deflation
+upgrade | downgrade
+inflow | outflow
+deposit | withdraw withdrew withdrawn withdrawal
+lender creditor | borrower debtor
+landlord | tenant
+plaintiff | defendant
+exceed exceeded surpass surpassed | miss missed undershoot undershot
+advantage benefit | disadvantage drawback
+strength | weakness
+optimism | pessimism
+bullish | bearish
+hawkish | dovish
+tighten | loosen
+widen | narrow
+lengthen | shorten
+overestimate | underestimate
+up upwards | down downwards
 employer | employee
 buyer customer | seller
 """

@@ -13,12 +13,18 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.integrators.synthesize.vocabulary import (
+    ARTICLES,
+    COPULAS,
     FUNCTION_WORDS,
+    JOINS,
     META_STEMS,
     NEGATIONS,
     NEGATIVE_PREFIXES,
     OPPOSITES_BY_STEM,
+    PARTNERS,
     SMALL_COUNTS,
+    SYMMETRIC_STEMS,
+    TIMES,
     stem_word,
 )
 
@@ -27,6 +33,8 @@ if TYPE_CHECKING:
 
 REACH = 2
 """Number of words with content after a negation that a source may negate by it."""
+_MAX_BETWEEN = 5
+"""Largest number of words between two nouns of one action."""
 _MIN_PART = 5
 """Least length of a word that may be a part of another one, as `operate` of `cooperate`."""
 _MIN_STEM = 6
@@ -77,6 +85,17 @@ def is_other_number(word: str, count: str) -> bool:
         (True, False, False)
     """
     return word != count and (word in SMALL_COUNTS or (word.isdecimal() and int(word) != SMALL_COUNTS[count]))
+
+
+class Action(NamedTuple):
+    """What a sentence says that one does to another."""
+
+    doer: str
+    """Stem of the subject."""
+    words: frozenset[str]
+    """Stems of the words between both."""
+    target: str
+    """Stem of the object."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +162,37 @@ class Statement:
             if is_negation(word)
             for each in self.content[bisect_right(self.content, at) :][:REACH]
         )
+
+    @cached_property
+    def actions(self) -> tuple[Action, ...]:
+        """What stands between two neighbouring names, or nouns with an article; a passive voice is turned round.
+
+        Example:
+            >>> [(each.doer, each.target) for each in Statement.parse("Acme sued Bosch in May.").actions]
+            [('acm', 'bosch')]
+            >>> [(each.doer, each.target) for each in Statement.parse("The tenant was paid by the landlord.").actions]
+            [('landlord', 'tenant')]
+        """
+        words = self.words
+        nouns = [
+            at
+            for at in self.content
+            if words[at] not in TIMES and (at in self.capitals or (at and words[at - 1] in ARTICLES))
+        ]
+        actions: list[Action] = []
+        for one, other in pairwise(nouns):
+            between = words[one + 1 : other]
+            verbs = frozenset(self.stems[at] for at in range(one + 1, other) if at in self.content)
+            if (
+                verbs
+                and len(between) <= _MAX_BETWEEN
+                and verbs.isdisjoint(SYMMETRIC_STEMS)
+                and not any(word in JOINS or word in PARTNERS or is_negation(word) for word in between)
+            ):
+                first, last = self.stems[one], self.stems[other]
+                is_passive = "by" in between and not COPULAS.isdisjoint(between)
+                actions.append(Action(last, verbs, first) if is_passive else Action(first, verbs, last))
+        return tuple(actions)
 
     def has_pair(self, one: str, other: str, distance: int) -> bool:
         """Return whether two stems of content stand close to each other, at most so many words with content apart."""
@@ -220,6 +270,19 @@ class WordIndex:
         self._common_stems = {stem_word(token) for token in tokens_in_lower_case}
         self._initials = "".join(token[0].lower() for token in tokens if token[0].isalpha())
         self._acronyms = {token.lower().removesuffix("s") for token in tokens if _ACRONYM.fullmatch(token)}
+
+    @cached_property
+    def _actions(self) -> dict[frozenset[str], set[Action]]:
+        """The actions by their subject and object, in any order."""
+        actions: dict[frozenset[str], set[Action]] = defaultdict(set)
+        for statement in self.statements:
+            for each in statement.actions:
+                actions[frozenset({each.doer, each.target})].add(each)
+        return actions
+
+    def find_actions(self, one: str, other: str) -> set[Action]:
+        """Return the different things that one does to another, or the other to the one."""
+        return self._actions.get(frozenset({one, other}), set())
 
     def find_statements(self, stem: str) -> list[int]:
         """Return the indices of the sentences that have a stem of content."""
@@ -379,6 +442,11 @@ class Evidence:
         """Yield the sentences that have a number word, with its index in each."""
         for each in self.sources:
             yield from each.find_numbers(word)
+
+    def find_actions(self, one: str, other: str) -> Iterator[Action]:
+        """Yield what one does to another in the sources, or the other to the one."""
+        for each in self.sources:
+            yield from each.find_actions(one, other)
 
     def find_statements(self, stems: Iterable[str]) -> list[Statement]:
         """Return the sentences that have any of some stems of content, in the order of the sources."""

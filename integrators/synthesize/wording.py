@@ -23,13 +23,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.integrators.synthesize.figures import extract_figures
-from prefect_dispatch.integrators.synthesize.subjects import PAIR_DISTANCE, check_subjects
+from prefect_dispatch.integrators.synthesize.subjects import PAIR_DISTANCE, check_roles, check_subjects
 from prefect_dispatch.integrators.synthesize.units import find_currency, read_units
 from prefect_dispatch.integrators.synthesize.vocabulary import (
     ABSENCE_STEMS,
     CERTAINTY_WORDS,
     COPULAS,
+    LEAD_IN_STEMS,
+    LINKING_VERBS,
     META_STEMS,
+    MOVES,
     NEGATIVE_PREFIXES,
     OPPOSITES_BY_STEM,
     PLAIN_NEGATIONS,
@@ -55,6 +58,9 @@ NEAREST = 3
 """Number of the most similar sentences of the sources that a statement is compared with for opposites."""
 NEGATION_OVERLAP = 0.5
 """Share of a statement's content words in a negated sentence from which on the statement is about the same."""
+_WAYS = frozenset({"up", "down"})
+"""Directions that are parts of other verbs, too."""
+_TITLES = frozenset({"dr", "mr", "mrs", "ms", "prof"})
 _MAX_NAME = 10
 """Number of words from which on further ones belong to no name."""
 _MIN_POSITIVE = 4
@@ -83,12 +89,33 @@ def check_wording(text: str, evidence: Evidence, *, is_heading: bool = False) ->
     """
     claim = Statement.parse(text)
     yield from _check_names(text, claim, evidence, is_heading=is_heading)
-    if not is_heading:
+    if is_heading:
+        yield from _check_heading(claim, evidence)
+    else:
         yield from _check_negations(claim, evidence)
         yield from _check_lost_negations(claim, evidence)
         yield from _check_opposites(claim, evidence)
         yield from check_subjects(claim, evidence)
+        yield from check_roles(claim, evidence)
         yield from _check_support(text, claim, evidence)
+
+
+def _check_heading(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
+    """Yield what a heading or a lead-in states that no source does; most of them state nothing."""
+    nearest = evidence.find_nearest(claim, 1)
+    stems = frozenset(claim.content_stems)
+    if len(stems) > 1 and nearest and len(stems & nearest[0].stem_set) >= NEGATION_OVERLAP * len(stems):
+        yield from _check_negations(claim, evidence)
+        yield from _check_lost_negations(claim, evidence)
+        yield from _check_opposites(claim, evidence)
+    # `The client is bankrupt:` has a predicate of its own, and `three points are relevant:` speaks of what follows.
+    last = claim.content[-1] if claim.content else 0
+    if (
+        claim.words[last - 1] in LINKING_VERBS
+        and claim.stems[last] not in LEAD_IN_STEMS | META_STEMS
+        and not evidence.has_word(claim.words[last], claim.stems[last])
+    ):
+        yield make_remark("support", claim, last, f"{claim.words[last]!r} doesn't stand in {{where}}.")
 
 
 def _check_names(text: str, claim: Statement, evidence: Evidence, *, is_heading: bool) -> Iterator[Remark]:
@@ -106,8 +133,10 @@ def _check_names(text: str, claim: Statement, evidence: Evidence, *, is_heading:
         if not capitalised[at] or at in figures or _DIGITS.match(text, end):
             continue
         has_next = at + 1 in content and capitalised[at + 1] and text[end : claim.spans[at + 1][0]] == " "
+        # A title is no end of a sentence: `Dr. Miller`.
+        is_titled = bool(at) and claim.words[at - 1] in _TITLES
         # From the end of the word before: between two words there are no letters, and so few characters.
-        is_first = bool(_BEFORE_START.search(text[claim.spans[at - 1][1] - 1 if at else 0 : start]))
+        is_first = not is_titled and bool(_BEFORE_START.search(text[claim.spans[at - 1][1] - 1 if at else 0 : start]))
         if len(tokens[at]) < 2:  # noqa: PLR2004 -- an initial
             continue
         is_missing = not evidence.has_name(tokens[at], [tokens[each] for each in runs[at]])
@@ -168,7 +197,7 @@ def _check_lost_negations(claim: Statement, evidence: Evidence) -> Iterator[Rema
     if any(
         OPPOSITES_BY_STEM.get(stem) or stem.startswith(NEGATIVE_PREFIXES)
         for stem in stems
-        if not evidence.is_affirmed(stem)
+        if not evidence.has_stem(stem)
     ):
         return
     negated = nearest[0].negated_stems
@@ -182,7 +211,7 @@ def _check_opposites(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
     """Yield the words whose opposite stands in the nearest sentences, and words that make a statement stronger."""
     near = frozenset(stem for each in evidence.find_nearest(claim, NEAREST) for stem in each.stems)
     for at, (word, stem) in enumerate(zip(claim.words, claim.stems, strict=True)):
-        if evidence.has_stem(stem):
+        if evidence.has_stem(stem) or (word in _WAYS and (not at or claim.words[at - 1] not in MOVES)):
             continue
         if word in CERTAINTY_WORDS:
             yield make_remark("direction", claim, at, f"{word!r} says more than what stands in {{where}}.")
@@ -206,7 +235,10 @@ def _check_support(text: str, claim: Statement, evidence: Evidence) -> Iterator[
     """Yield a statement that has little in common with its sources."""
     figures = _list_words_of_figures(text, claim)
     judged = [at for at in claim.content if claim.stems[at] not in META_STEMS and at not in figures]
-    found = [evidence.has_word(claim.words[at], claim.stems[at]) for at in judged]
+    found = [
+        evidence.has_word(claim.words[at], claim.stems[at]) or _is_negated_otherwise(claim.words[at], evidence)
+        for at in judged
+    ]
     numbers = {word for word in claim.words if word[0].isdigit()}
     if not judged:
         return
@@ -235,6 +267,12 @@ def _check_support(text: str, claim: Statement, evidence: Evidence) -> Iterator[
         yield Remark("support", start, end, f"{longest} words in a row don't stand in {{where}}.")
     elif apart:
         yield Remark("support", start, end, "No two of its words stand together in {where}.")
+
+
+def _is_negated_otherwise(word: str, evidence: Evidence) -> bool:
+    """Return whether a word with a negative prefix says what a source negates: `unsafe` for `not safe`."""
+    positives = (word.removeprefix(each) for each in NEGATIVE_PREFIXES if word.startswith(each))
+    return any(evidence.is_negated(stem_word(each)) for each in positives if len(each) >= _MIN_POSITIVE)
 
 
 def counts_otherwise(word: str, following: Statement, source: WordIndex) -> bool:

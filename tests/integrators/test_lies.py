@@ -194,6 +194,52 @@ def test_a_verdict_that_no_judge_gave_is_found() -> None:
     assert any("lacks one of them" in each for each in lying(writer, kept.model_copy(update={"tables": ()}), said))
 
 
+def test_a_verdict_of_no_possible_form_is_found() -> None:
+    """Where the judge's answers weren't kept, a verdict must at least be one that a judge can give."""
+    said = [say("a", "It holds for 7 days.")]
+    judged: JsonValue = ""
+    desk = Desk(scripted(lambda ask: judged if ask.brief.name == "judge-claim" else "It holds for 7 days [1]."))
+    writer = Synthesize(instructions="Write.", judge=desk.executor)
+
+    def merged(verdict: JsonValue) -> Merge:
+        nonlocal judged
+        judged = verdict
+        return writer.merge_asking([], said, desk)
+
+    def bend(merge: Merge, change: dict[str, str]) -> list[str]:
+        [table] = merge.tables
+        return lying(
+            writer, merge.model_copy(update={"tables": (with_rows(table, [{**table.rows[0], **change}]),)}), said
+        )
+
+    message = "the table of claims has a verdict that no answer of a judge gives"
+    decided = merged({"label": "supported", "sentence": "It holds for 7 days."})
+    for change in ({"note": " "}, {"sentence": "It holds."}, {"label": "not_judged", "sentence": ""}):
+        assert any(message in each for each in bend(decided, change)), change
+    silent = merged({"label": "not_found", "sentence": ""})
+    replaced = merged({"label": "contradicted", "sentence": "It holds."})
+    unanswered = merged("no verdict")
+    for merge in (decided, silent, replaced, unanswered):
+        assert bend(merge, {}) == []
+    for merge, change in (
+        (silent, {"note": "so"}),
+        (replaced, {"note": "it said 'so'"}),
+        (unanswered, {"note": "a b"}),
+    ):
+        assert any(message in each for each in bend(merge, change)), change
+
+
+def test_a_bent_sentence_on_the_wording_is_found() -> None:
+    """A merge counts as one of an earlier version only if its description has no part of that sentence."""
+    said = [say("a", "It holds for 7 days.")]
+    writer = Synthesize(instructions="Write.")
+    merge = writer.merge_asking([], said, Desk(scripted(lambda _: "It holds for 7 days [1].")))
+    bent = merge.model_copy(update={"rules": merge.rules.replace("negations,", "no negations,")})
+    assert bent != merge
+    assert lying(writer, merge, said) == []
+    assert lying(writer, bent, said) != []
+
+
 def test_a_match_that_no_judge_decided_is_found() -> None:
     """With the judge's answers at hand, a verdict that follows from none of them is a lie."""
     said = [say("mug", value, brief=value) for value in ("a", "bb", "ccc")]

@@ -24,6 +24,8 @@ from tests.integrators.test_laws import MUTATIONS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic import JsonValue
+
     from prefect_dispatch.models.outcome import Outcome
 
 SURE = settings(deadline=None, max_examples=100)
@@ -100,6 +102,29 @@ def test_contradicting_records_are_never_one(data: st.DataObject, people: list[d
         for _ in people:
             reached |= {at for each in joined if each & reached for at in each}
         assert {at for at, person in enumerate(people) if person["name"].casefold() == name} <= reached
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "records"),
+    [
+        ("1999-05-05", "1999-05-07", 2),
+        ("1950-03-04", "1950-04-03", 2),
+        ("5 May 1950", "5 June 1950", 2),
+        ("1950-05", "1950-05-07", 1),
+        (1950, "5 May 1950", 1),
+        ("12 12", "12 5", 2),
+        ("12 5", "5 Main Street 12", 1),
+    ],
+)
+def test_numbers_that_occur_in_another_order_or_number_are_others(
+    one: JsonValue, other: JsonValue, records: int
+) -> None:
+    """Two people born on 5 and 7 May, or on 4 March and 3 April, are two, even if the same digits stand in both."""
+    merge = MergeRecords.model_validate({"identity": ["name"], "match": {"fields": ["born"]}}).merge(
+        [], [say("a", {"name": "John Smith", "born": one}), say("b", {"name": "John Smith", "born": other})]
+    )
+    merged: Any = entries(merge)
+    assert (len(merged), len(merge.proposals)) == (records, records - 1)
 
 
 @pytest.mark.slow

@@ -428,3 +428,19 @@ def test_what_is_not_violated_needs_no_sentence(verdict: Literal["met", "not_che
     own = Requirement(brief="", kind="constraint", text="b", verdict=verdict)
     assert str(own) == f"{verdict.replace('_', ' ')}: constraint: b"
     assert Flag(path="", kind="schema", text="", message="").sources == ()
+
+
+def test_votes_of_a_table_conform_to_the_schema_of_its_rows() -> None:
+    """A decided label is compared together with the fields that say who voted on what."""
+    schema = {
+        "type": "object",
+        "properties": {"question": {"type": "string"}, "person": {"type": "string"}, "label": {"enum": ["yes", "no"]}},
+        "required": ["question", "person", "label"],
+    }
+    by = Consensus(item="question", voter="person")
+    votes = [say(person, {"question": "q", "person": person, "label": "yes"}) for person in ("ann", "bob")]
+    assert only(checked(brief(output=schema), votes, by), "output").verdict == "met"
+    row = only(checked(brief(output=schema), [say("c", {"question": "q", "person": "c", "label": 7})], by), "output")
+    assert [(place.path, place.message) for place in row.places] == [
+        ("/answers/0/value", "7 is not one of ['yes', 'no']")
+    ]
