@@ -199,6 +199,7 @@ def stored(store: Path, report: JsonValue) -> JsonValue:
         report: The report of the run, which is stored, too.
     """
     files = sorted(path for path in store.rglob("*") if path.is_file() and path.parent.name != _JOURNALS)
+    files = [path for path in files if not path.name.startswith(KEY)]  # the report has the same bill
     found: dict[str, JsonValue] = {}
     unnamed: list[JsonValue] = []  # under names that Prefect makes up: the report, and errors of task runs
     for path in files:
