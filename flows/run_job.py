@@ -200,16 +200,12 @@ def run_job(spec: JobSpec) -> Report:
         briefs=job.briefs,
         merge_start=job.merge_start,
     )
-    costs = CostRecorder(
-        spec,
-        len(job.work) + len(job.skipped_outcomes),
-        lambda: fan_out.outcomes,
-        lambda: pilot.sampled,
-        [*before, *(earlier.asked if earlier else ())],
-    )
-    at_once = bool(create_in_flight) or _asks_in_batches(job.executor)
     try:
-        with costs, progress, _hold_budget(job.limits, at_once=at_once):
+        with (
+            CostRecorder(spec, job, fan_out, pilot, [*before, *(earlier.asked if earlier else ())]) as costs,
+            progress,
+            _hold_budget(job.limits, at_once=bool(create_in_flight) or _asks_in_batches(job.executor)),
+        ):
             rest = _run_pilot(pilot, fan_out, rest, pilot.draw(stored, before, expected, clock.started))
             _learn_rule(fan_out, rest, stored, before)
             batched = run_batches(rest) if not fan_out.stop and _asks_in_batches(job.executor) else BatchResults()

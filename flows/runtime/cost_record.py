@@ -8,10 +8,11 @@ suspension, is in the record of the attempt that paid for it, and in no other: t
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterStartTime, FlowRunFilterTags
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment
@@ -25,12 +26,16 @@ from prefect_dispatch.security.escaping import join_names
 from prefect_dispatch.tasks.run_brief import result_store_for_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from prefect.client.schemas.objects import FlowRun
+    from typing_extensions import Self
 
-    from prefect_dispatch.flows.runtime.prepared_job import JobSpec
+    from prefect_dispatch.flows.pilot_gate import PilotGate
+    from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob
     from prefect_dispatch.models.outcome import Outcome
+    from prefect_dispatch.tasks.fan_out import FanOut
     from prefect_dispatch.tasks.result_store import BlobStore
 
 TAG = "prefect-dispatch-run"
@@ -40,6 +45,8 @@ MAX_ROWS = 1_000
 """Most rows of a record; a larger bill has no briefs."""
 NAMED_BRIEFS = 5
 """Most briefs that the name of a job without one consists of."""
+PAGE = 200
+"""Flow runs for which one request asks: most that Prefect's server returns."""
 WRITE_S = 5.0
 """Seconds that setting the tag, and writing a record, may take."""
 
@@ -72,7 +79,7 @@ def record_key(run_id: str, attempt: int) -> str:
     return f"{KEY}{run_id}-{attempt}"
 
 
-class CostRecorder(AbstractContextManager["CostRecorder"]):
+class CostRecorder:
     """Writes the record of the current attempt when its body ends, however it does.
 
     Attributes:
@@ -80,29 +87,24 @@ class CostRecorder(AbstractContextManager["CostRecorder"]):
     """
 
     def __init__(
-        self,
-        spec: JobSpec,
-        size: int,
-        read_outcomes: Callable[[], Sequence[Outcome]],
-        read_sample: Callable[[], Collection[str]],
-        known: Sequence[Outcome],
+        self, spec: JobSpec, job: PreparedJob, fan_out: FanOut, pilot: PilotGate, known: Sequence[Outcome]
     ) -> None:
         """Prepare the record.
 
         Args:
             spec: The job.
-            size: Number of its (brief, item) pairs.
-            read_outcomes: Returns the outcomes so far.
-            read_sample: Returns the fingerprints of the work that a pilot of this run has asked.
+            job: The same, prepared.
+            fan_out: Its fan-out.
+            pilot: Its pilot.
             known: The outcomes from before a suspension, the integrator's own queries included.
         """
         self.asked: Sequence[Outcome] = ()
-        self._spec, self._size = spec, size
-        self._read_outcomes, self._read_sample = read_outcomes, read_sample
+        self._spec, self._size = spec, len(job.work) + len(job.skipped_outcomes)
+        self._fan_out, self._pilot = fan_out, pilot
         self._known = {_identify(outcome) for outcome in known}
         self._run = cast("FlowRun", cast("Any", FlowRunContext.get()).flow_run)
 
-    def __enter__(self) -> CostRecorder:
+    def __enter__(self) -> Self:
         """Set the tag, before anything is paid."""
         if TAG not in self._run.tags and (problem := run_in_time(self._set_tag, WRITE_S)):
             get_run_logger().warning("`prefect-dispatch costs` will not find this run: %s", problem)
@@ -120,9 +122,9 @@ class CostRecorder(AbstractContextManager["CostRecorder"]):
     def _write(self) -> None:
         outcomes, asked = (
             [outcome for outcome in group if _identify(outcome) not in self._known]
-            for group in (tuple(self._read_outcomes()), self.asked)
+            for group in (tuple(self._fan_out.outcomes), self.asked)
         )
-        bill = rows_paid(create_bill(outcomes, asked, self._read_sample()), "run")
+        bill = rows_paid(create_bill(outcomes, asked, self._pilot.sampled), "run")
         record = CostRecord(
             job=name_job(self._spec),
             folder=None if deployment.id else str(self._spec.place),
@@ -136,6 +138,21 @@ class CostRecorder(AbstractContextManager["CostRecorder"]):
 
 def _identify(outcome: Outcome) -> tuple[str, str, str]:
     return outcome.brief, outcome.item, outcome.fingerprint
+
+
+def list_runs(since: datetime | None = None) -> Iterator[FlowRun]:
+    """Yield the flow runs with the tag, from the first; of a moment or later, if one is given."""
+    wanted = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[TAG]), start_time=FlowRunFilterStartTime(after_=since) if since else None
+    )
+    offset, is_last = 0, False
+    with get_client(sync_client=True) as client:
+        while not is_last:
+            page = client.read_flow_runs(
+                flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC, limit=PAGE, offset=offset
+            )
+            yield from page
+            offset, is_last = offset + PAGE, len(page) < PAGE
 
 
 class RecordedRun(NamedTuple):
@@ -161,10 +178,12 @@ def load_run(blobs: BlobStore, run: FlowRun) -> RecordedRun:
     for attempt in range(1, run.run_count + 1):
         try:
             content = blobs.load(record_key(str(run.id), attempt))
-            if content is not None:
-                found.records.append(CostRecord.model_validate_json(content))
-            elif has_ended or attempt < run.run_count:
-                found.missing.append(attempt)
+            record = None if content is None else CostRecord.model_validate_json(content)
         except (TransientError, ValidationError):
             found.unreadable.append(attempt)
+            continue
+        if record is not None:
+            found.records.append(record)
+        elif has_ended or attempt < run.run_count:
+            found.missing.append(attempt)
     return found

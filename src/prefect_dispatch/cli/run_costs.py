@@ -7,13 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterStartTime, FlowRunFilterTags
-from prefect.client.schemas.sorting import FlowRunSort
-
 from prefect_dispatch.cli.commands import COMPLETE, GAPS
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.runtime.cost_record import TAG, load_run, name_job
+from prefect_dispatch.flows.runtime.cost_record import list_runs, load_run, name_job
 from prefect_dispatch.models.bill import SPLITS, split_bill, sum_costs
 from prefect_dispatch.processes.ephemeral_server import use_server
 from prefect_dispatch.reporting.costs import describe_bill, describe_cost
@@ -23,7 +19,6 @@ from prefect_dispatch.tasks.run_brief import result_store_for_run
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterable, Iterator
-    from datetime import datetime
 
     from prefect.client.schemas.objects import FlowRun
     from pydantic import JsonValue
@@ -31,8 +26,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.flows.runtime.cost_record import RecordedRun
     from prefect_dispatch.models.bill import BillRow
 
-PAGE = 200
-"""Flow runs for which one request asks: most that Prefect's server returns."""
 MAX_NAME = 60
 """Characters of a name in a line."""
 MAX_NAMES = 10
@@ -61,6 +54,12 @@ class RunCosts(NamedTuple):
         return str(self.run.state_name)
 
     @property
+    def is_pending(self) -> bool:
+        """Whether its last attempt has not ended, by what Prefect knows, and has no record yet."""
+        missing, unreadable = self.found.missing, self.found.unreadable
+        return len(self.found.records) + len(missing) + len(unreadable) < self.run.run_count
+
+    @property
     def problem(self) -> str:
         """What of it is unknown; empty if nothing is."""
         attempts = [
@@ -78,26 +77,11 @@ def show_costs(arguments: argparse.Namespace) -> int:
     """
     with use_server():
         blobs = result_store_for_run()
-        runs = [RunCosts(run, load_run(blobs, run)) for run in _list_runs(arguments.since)]
+        runs = [RunCosts(run, load_run(blobs, run)) for run in list_runs(arguments.since)]
     if arguments.job is not None:
         runs = _filter_job(runs, arguments.job)
     print(json.dumps(_to_json(runs), indent=2) if arguments.as_json else "\n".join(_lines(runs)))
     return GAPS if any(each.problem for each in runs) else COMPLETE
-
-
-def _list_runs(since: datetime | None) -> Iterator[FlowRun]:
-    """Yield the flow runs that may have paid, from the first."""
-    wanted = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[TAG]), start_time=FlowRunFilterStartTime(after_=since) if since else None
-    )
-    with get_client(sync_client=True) as client:
-        offset, page = 0, [None] * PAGE
-        while len(page) == PAGE:
-            found = client.read_flow_runs(
-                flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC, limit=PAGE, offset=offset
-            )
-            yield from found
-            offset, page = offset + PAGE, [None] * len(found)
 
 
 def _filter_job(runs: list[RunCosts], job: str) -> list[RunCosts]:
@@ -110,7 +94,11 @@ def _filter_job(runs: list[RunCosts], job: str) -> list[RunCosts]:
     Raises:
         JobError: If there are none; the message lists the names that there are.
     """
-    is_meant = _match_file(Path(job)) if Path(job).is_file() else lambda each: each.job == job
+
+    def has_name(each: RunCosts) -> bool:
+        return each.job == job
+
+    is_meant = _match_file(Path(job)) if Path(job).is_file() else has_name
     if not any(is_meant(each) for each in runs):
         names = dict.fromkeys(_shorten(each.job) for each in reversed(runs) if each.job is not None)
         known = f"there are runs of {join_names(names, MAX_NAMES)}" if names else "there are no runs with a record"
@@ -140,12 +128,13 @@ def _lines(runs: list[RunCosts]) -> Iterator[str]:
         yield f"Job {_shorten(name)}: {count_noun(len(group), 'run')}, {_describe(_rows(group))}"
     yield from describe_bill(_rows(runs))
     yield f"Total of {count_noun(len(runs), 'run')} since {_moment(runs[0].run)}: {_describe(_rows(runs))}"
-    lost = [each for each in runs if each.problem]
-    if lost:
+    if lost := sum(bool(each.problem) for each in runs):
         yield (
-            f"Not in the sums: what {count_noun(len(lost), 'run')} paid without a record. It was killed, has another "
-            "result storage, or could not write it; answers that were stored are not paid again."
+            f"Not in the sums: attempts of {count_noun(lost, 'run')} without a record that can be read here. They were "
+            "killed, have another result storage, or could not write it."
         )
+    if pending := sum(each.is_pending for each in runs):
+        yield f"Not in the sums: what {count_noun(pending, 'run')} that may still go on paid since the last attempt."
 
 
 def _line(each: RunCosts) -> str:
@@ -196,6 +185,7 @@ def _to_json(runs: list[RunCosts]) -> JsonValue:
                 "job": each.job,
                 "items": each.found.records[-1].items if each.found.records else None,
                 "asked": sum(record.asked for record in each.found.records),
+                "pending": each.is_pending,
                 "missing": [*each.found.missing],
                 "unreadable": [*each.found.unreadable],
                 "costs": _costs_json(each.bill),
