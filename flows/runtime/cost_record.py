@@ -120,20 +120,25 @@ class CostRecorder:
             client.update_flow_run(self._run.id, tags=[*self._run.tags, TAG])
 
     def _write(self) -> None:
+        blobs, key = result_store_for_run(), record_key(str(self._run.id), self._run.run_count)
+        # A run that is resumed goes on within its attempt: what it has paid since is added.
+        content = blobs.load(key)
+        own = None if content is None else CostRecord.model_validate_json(content)
+        known = self._known if own or self._run.run_count > 1 else set[tuple[str, str, str]]()
         outcomes, asked = (
-            [outcome for outcome in group if _identify(outcome) not in self._known]
+            [outcome for outcome in group if _identify(outcome) not in known]
             for group in (tuple(self._fan_out.outcomes), self.asked)
         )
         bill = rows_paid(create_bill(outcomes, asked, self._pilot.sampled), "run")
+        bill = [*(own.bill if own else ()), *bill]
         record = CostRecord(
             job=name_job(self._spec),
             folder=None if deployment.id else str(self._spec.place),
             items=self._size,
-            asked=sum(outcome.origin == "asked" for outcome in outcomes),
+            asked=sum(outcome.origin == "asked" for outcome in outcomes) + (own.asked if own else 0),
             bill=tuple(bill if len(bill) <= MAX_ROWS else merge_briefs(bill)),
         )
-        key = record_key(str(self._run.id), self._run.run_count)
-        result_store_for_run().write(key, record.model_dump_json().encode())
+        blobs.write(key, record.model_dump_json().encode())
 
 
 def _identify(outcome: Outcome) -> tuple[str, str, str]:
@@ -164,6 +169,8 @@ class RecordedRun(NamedTuple):
     """The attempts that have ended without a record."""
     unreadable: list[int]
     """The attempts whose record can't be read."""
+    goes_on: bool
+    """Whether the run is paying still, by what Prefect knows."""
 
 
 def load_run(blobs: BlobStore, run: FlowRun) -> RecordedRun:
@@ -171,10 +178,10 @@ def load_run(blobs: BlobStore, run: FlowRun) -> RecordedRun:
 
     Args:
         blobs: The result storage.
-        run: The flow run; unless it has ended, its last attempt needs no record yet.
+        run: The flow run; while it goes on, its last attempt needs no record.
     """
-    found = RecordedRun([], [], [])
-    has_ended = run.state is not None and run.state.is_final()
+    goes_on = run.state is not None and (run.state.is_running() or run.state.is_cancelling())
+    found = RecordedRun([], [], [], goes_on)
     for attempt in range(1, run.run_count + 1):
         try:
             content = blobs.load(record_key(str(run.id), attempt))
@@ -184,6 +191,6 @@ def load_run(blobs: BlobStore, run: FlowRun) -> RecordedRun:
             continue
         if record is not None:
             found.records.append(record)
-        elif has_ended or attempt < run.run_count:
+        elif not goes_on or attempt < run.run_count:
             found.missing.append(attempt)
     return found

@@ -173,8 +173,9 @@ def test_a_cancelled_run_has_paid(capsys: pytest.CaptureFixture[str], monkeypatc
     assert second["costs"]["cost_usd"] == report.usage.cost_usd
 
 
-def test_a_suspended_run_has_paid_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """The process that goes on takes over what was answered, and counts what it asks itself."""
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_suspended_run_has_paid_once(own_runs: Path, capsys: pytest.CaptureFixture[str], is_lost: bool) -> None:  # noqa: FBT001 -- a case
+    """The process that goes on takes over what was answered, also where the record of the first one is lost."""
     biller = Biller()
     limits = Limits(retries=0, pilot=Pilot(items=2))
     parameters = {"briefs": [NAMES], "items": list("abcde"), "executor": biller.executor, "limits": limits}
@@ -183,7 +184,10 @@ def test_a_suspended_run_has_paid_once(capsys: pytest.CaptureFixture[str]) -> No
         deployed = Deployed(parameters, client.create_flow_run_from_deployment(deployment).id)
     assert deployed.work().name == "NeedsReview"
     [suspended] = costs(capsys)["runs"]
-    assert (suspended["asked"], suspended["costs"]["cost_usd"], suspended["pending"]) == (2, 0.2, False)
+    assert (suspended["asked"], suspended["costs"]["cost_usd"], suspended["goes_on"]) == (2, 0.2, False)
+    if is_lost:
+        (own_runs / cost_record.record_key(suspended["id"], 1)).unlink()
+        assert costs(capsys, code=GAPS)["runs"][0]["missing"] == [1]
     resume_flow_run(deployed.id, run_input={"answer": "go on"})
     deployed.work()
     found = costs(capsys)
@@ -307,8 +311,8 @@ def test_a_run_that_goes_on_is_not_missing(capsys: pytest.CaptureFixture[str]) -
     dispatch([NAMES], ["a"], executor=ScriptedExecutor(answer), limits=ONCE)
     [(line, _, note)] = seen
     assert line.endswith("  -  Running")
-    assert note == "Not in the sums: what 1 run that may still go on paid since the last attempt."
-    assert [run["pending"] for run in costs(capsys)["runs"]] == [False]
+    assert note == "Not in the sums: what 1 run in progress, or killed, paid in the current attempt."
+    assert [run["goes_on"] for run in costs(capsys)["runs"]] == [False]
 
 
 @given(

@@ -54,12 +54,6 @@ class RunCosts(NamedTuple):
         return str(self.run.state_name)
 
     @property
-    def is_pending(self) -> bool:
-        """Whether its last attempt has not ended, by what Prefect knows, and has no record yet."""
-        missing, unreadable = self.found.missing, self.found.unreadable
-        return len(self.found.records) + len(missing) + len(unreadable) < self.run.run_count
-
-    @property
     def problem(self) -> str:
         """What of it is unknown; empty if nothing is."""
         attempts = [
@@ -133,8 +127,8 @@ def _lines(runs: list[RunCosts]) -> Iterator[str]:
             f"Not in the sums: attempts of {count_noun(lost, 'run')} without a record that can be read here. They were "
             "killed, have another result storage, or could not write it."
         )
-    if pending := sum(each.is_pending for each in runs):
-        yield f"Not in the sums: what {count_noun(pending, 'run')} that may still go on paid since the last attempt."
+    if going_on := sum(each.found.goes_on for each in runs):
+        yield f"Not in the sums: what {count_noun(going_on, 'run')} in progress, or killed, paid in the current attempt."
 
 
 def _line(each: RunCosts) -> str:
@@ -185,7 +179,7 @@ def _to_json(runs: list[RunCosts]) -> JsonValue:
                 "job": each.job,
                 "items": each.found.records[-1].items if each.found.records else None,
                 "asked": sum(record.asked for record in each.found.records),
-                "pending": each.is_pending,
+                "goes_on": each.found.goes_on,
                 "missing": [*each.found.missing],
                 "unreadable": [*each.found.unreadable],
                 "costs": _costs_json(each.bill),
