@@ -311,7 +311,7 @@ def test_a_run_that_goes_on_is_not_missing(capsys: pytest.CaptureFixture[str]) -
     dispatch([NAMES], ["a"], executor=ScriptedExecutor(answer), limits=ONCE)
     [(line, _, note)] = seen
     assert line.endswith("  -  Running")
-    assert note == "Not in the sums: what 1 run in progress, or killed, paid in the current attempt."
+    assert note == "Not in the sums: the current attempt of 1 run in progress, or killed."
     assert [run["goes_on"] for run in costs(capsys)["runs"]] == [False]
 
 

@@ -128,7 +128,7 @@ def _lines(runs: list[RunCosts]) -> Iterator[str]:
             "killed, have another result storage, or could not write it."
         )
     if going_on := sum(each.found.goes_on for each in runs):
-        yield f"Not in the sums: what {count_noun(going_on, 'run')} in progress, or killed, paid in the current attempt."
+        yield f"Not in the sums: the current attempt of {count_noun(going_on, 'run')} in progress, or killed."
 
 
 def _line(each: RunCosts) -> str:
