@@ -166,7 +166,7 @@ def test_a_cancelled_run_has_paid(capsys: pytest.CaptureFixture[str], monkeypatc
             dispatch([NAMES], ["alpha", "beta"], **job)
         thread.join()
         is_late = False
-        report = dispatch([NAMES], ["alpha", "beta"], **job)
+        report: Any = dispatch([NAMES], ["alpha", "beta"], **job)
     first, second = costs(capsys)["runs"]
     assert (first["state"], first["asked"], first["costs"]["requests"]) == ("Cancelled", 1, 1)
     assert first["costs"]["cost_usd"] == sum_costs(rows_paid(report.bill, "stored")).cost_usd
