@@ -147,9 +147,8 @@ def _identify(outcome: Outcome) -> tuple[str, str, str]:
 
 def list_runs(since: datetime | None = None) -> Iterator[FlowRun]:
     """Yield the flow runs with the tag, from the first; of a moment or later, if one is given."""
-    wanted = FlowRunFilter(
-        tags=FlowRunFilterTags(all_=[TAG]), start_time=FlowRunFilterStartTime(after_=since) if since else None
-    )
+    started = FlowRunFilterStartTime.model_validate({"after_": since}) if since else None
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[TAG]), start_time=started)
     offset, is_last = 0, False
     with get_client(sync_client=True) as client:
         while not is_last:
