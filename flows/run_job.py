@@ -50,6 +50,7 @@ from prefect_dispatch.flows.review import (
 )
 from prefect_dispatch.flows.runtime.batch_phase import run_batches
 from prefect_dispatch.flows.runtime.concurrency import hold_resources, hold_slots, rate_limit_share, skip_overlap
+from prefect_dispatch.flows.runtime.cost_record import CostRecorder
 from prefect_dispatch.flows.runtime.flow_class import (
     INTERRUPTIONS,
     cancelled_state,
@@ -200,7 +201,11 @@ def run_job(spec: JobSpec) -> Report:
         merge_start=job.merge_start,
     )
     try:
-        with progress, _hold_budget(job.limits, at_once=bool(create_in_flight) or _asks_in_batches(job.executor)):
+        with (
+            CostRecorder(spec, job, fan_out, pilot, [*before, *(earlier.asked if earlier else ())]) as costs,
+            progress,
+            _hold_budget(job.limits, at_once=bool(create_in_flight) or _asks_in_batches(job.executor)),
+        ):
             rest = _run_pilot(pilot, fan_out, rest, pilot.draw(stored, before, expected, clock.started))
             _learn_rule(fan_out, rest, stored, before)
             batched = run_batches(rest) if not fan_out.stop and _asks_in_batches(job.executor) else BatchResults()
@@ -216,6 +221,7 @@ def run_job(spec: JobSpec) -> Report:
                     known=earlier.asked if earlier else (),
                     pilot=PilotFacts(fan_out.pilot_reason, pilot.sampled),
                 )
+                costs.asked = report.asked
         # 4. Review; this may suspend the run.
         if spec.review and decisions is not None and not fan_out.pilot_reason:
             collected = Collected(

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from examples.modules.make_repo import make
+from prefect_dispatch.flows.runtime.cost_record import KEY as COSTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -199,6 +200,7 @@ def stored(store: Path, report: JsonValue) -> JsonValue:
         report: The report of the run, which is stored, too.
     """
     files = sorted(path for path in store.rglob("*") if path.is_file() and path.parent.name != _JOURNALS)
+    files = [path for path in files if not path.name.startswith(COSTS)]  # the report has the same bill
     found: dict[str, JsonValue] = {}
     unnamed: list[JsonValue] = []  # under names that Prefect makes up: the report, and errors of task runs
     for path in files:

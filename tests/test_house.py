@@ -45,6 +45,7 @@ EXCEPTIONS = {
         "deployments",
     },  # the other end of the arrow
     "prefect_dispatch.cli.shared_budgets": {"kernel", "flows"},  # a part of it
+    "prefect_dispatch.cli.run_costs": {"kernel", "tasks", "flows"},  # a part of it
     "prefect_dispatch.cli.check": {"kernel", "integrators"},  # a part of it
     "prefect_dispatch.cli.deploy": {"kernel", "deployments"},  # a part of it
     "prefect_dispatch.cli.job_process": {"kernel", "flows", "agents"},  # a part of it

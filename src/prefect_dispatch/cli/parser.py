@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ LEAST_S = 30
 """Minimum of `--start-timeout` in seconds."""
 MAX_DIGITS = 9
 """Digits of a number in an option."""
+MAX_DAY_DIGITS = 5
+"""Characters of a number of days."""
 MAX_SHOWN = 40
 """Characters of a wrong value that a message shows."""
 FLOW_NAMES = ("dispatch", "analyze_files", "research_topics", "content_variants", "build_modules", "test_matrix")
@@ -301,6 +304,18 @@ def _add_agent_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is p
     budget = commands.add_parser("budget", help="show what is left of the budgets that runs share")
     budget.set_defaults(command=_command_of("shared_budgets", "show_budgets"))
     budget.add_argument("names", metavar="NAME", nargs="*", type=_text, help="these only")
+    costs = commands.add_parser(
+        "costs",
+        help="show what runs have paid, with sums by job, brief, model and price tier",
+        description="Show what each run has paid, by its records in the result storage, and the sums. Exit status: 0, "
+        "or 3 if the record of a run is missing.",
+    )
+    costs.set_defaults(command=_command_of("run_costs", "show_costs"))
+    costs.add_argument("job", metavar="JOB", nargs="?", type=_text, help="a job file, or the name of a job: its runs")
+    costs.add_argument(
+        "--since", metavar="DATE", type=_since, help="runs that began then (2026-12-01, in UTC) or later, or within 7d"
+    )
+    costs.add_argument("--json", action="store_true", dest="as_json", help="print JSON")
     jobs = commands.add_parser("jobs", help="show the jobs that coding agents have started")
     jobs.set_defaults(command=_command_of("jobs", "show_jobs"))
     jobs.add_argument("job", metavar="ID", nargs="?", type=_text, help="show this one")
@@ -396,6 +411,16 @@ def _text(text: str) -> str:
 
 def _path(text: str) -> Path:
     return Path(_text(text))
+
+
+def _since(text: str) -> datetime:
+    """Return the moment that a date or a number of days means."""
+    if text[:-1].isascii() and text[:-1].isdecimal() and text[-1] == "d" and len(text) <= MAX_DAY_DIGITS:
+        return datetime.now(timezone.utc) - timedelta(days=int(text[:-1]))
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone.utc)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:MAX_SHOWN]!r} is no date such as 2026-12-01, and no 7d") from None
 
 
 def _positive(text: str) -> int:

@@ -203,6 +203,14 @@ def split_bill(rows: Iterable[BillRow], by: Split) -> dict[str, Costs]:
     return {value: sum_costs(groups[value]) for value in sorted(groups)}
 
 
+def merge_briefs(rows: Iterable[BillRow]) -> list[BillRow]:
+    """Return rows in which those of all briefs are added up, under an empty name of a brief."""
+    groups: defaultdict[tuple[object, ...], list[BillRow]] = defaultdict(list)
+    for row in rows:
+        groups[row.paid, row.stage, row.model, row.tier, row.step].append(row)
+    return [group[0].model_copy(update={**sum_costs(group).model_dump(), "brief": ""}) for group in groups.values()]
+
+
 def rows_paid(rows: Iterable[BillRow], paid: Paid) -> list[BillRow]:
     """Return the rows of what was paid for in the run, or of what was paid for before."""
     return [row for row in rows if row.paid == paid]
