@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -18,21 +21,20 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
-from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
-from opentelemetry.semconv.attributes import error_attributes, server_attributes
 from opentelemetry.trace import SpanKind, StatusCode
+from prefect.settings import PREFECT_API_URL
 
 from prefect_dispatch.calls.attempt import run_attempt
-from prefect_dispatch.calls.call_trace import CallTrace, _identify, _server
+from prefect_dispatch.calls.call_trace import CallTrace, describe_server, identify_model
 from prefect_dispatch.errors import ExecutorError
-from prefect_dispatch.executors.base import Ask
+from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.executors.llm import telemetry as names
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.flows.dispatch import dispatch
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.openai_server import HANG, Behaviour, failure, openai_server
 from tests.waiting import wait_until
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
+    from opentelemetry.trace import SpanContext
 
     from prefect_dispatch.models.outcome import Answer
 
@@ -49,6 +52,11 @@ BRIEF = Brief(name="label", instructions="Label it.")
 ITEM = Item(key="letter-1", value="Dear Ms Example, the password is sk-test-0123456789.")
 LIMITS = Limits(retries=0, reasks=1, timeout_s=30)
 GOOD = Behaviour(content="a complaint", prompt_tokens=40, completion_tokens=7, cached_tokens=30)
+
+
+METERS = "opentelemetry.metrics._internal._METER_PROVIDER"
+"""Where the API keeps the provider of meters; it lets one be set only once in a process."""
+CONVENTIONS = "opentelemetry.semconv"
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +77,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 def meters(monkeypatch: pytest.MonkeyPatch) -> InMemoryMetricReader:
     """The reader of a provider of meters that is set as long as the test runs."""
     reader = InMemoryMetricReader()
-    monkeypatch.setattr(metrics_api._internal, "_METER_PROVIDER", MeterProvider([reader]))  # noqa: SLF001 -- as below
+    monkeypatch.setattr(METERS, MeterProvider([reader], shutdown_on_exit=False))
     return reader
 
 
@@ -207,12 +215,25 @@ def test_a_failure_has_its_class_and_no_message(
     assert found["error.type"] == raised.value.kind == error
     assert (span.status.status_code, span.status.description, span.events) == (StatusCode.ERROR, None, ())
     assert "gen_ai.input.messages" in found
-    assert not {"gen_ai.usage.input_tokens", "gen_ai.output.messages", "prefect_dispatch.cost_usd"} & found.keys()
+    assert not {"gen_ai.usage.input_tokens", "gen_ai.output.messages"} & found.keys()
+    assert found.get("prefect_dispatch.cost_usd") == (None if error == "timeout" else 0)
     points = histograms(meters)
     assert [dict(each.attributes or {})["error.type"] for each in points.pop("gen_ai.client.operation.duration")] == [
         error
     ]
     assert points == {}
+
+
+def test_tokens_that_a_cache_took_in_are_counted(spans: InMemorySpanExporter) -> None:
+    """Some providers bill them apart; a price that nobody knows is left out."""
+    with CallTrace(LLM(model="anthropic/claude-sonnet-4-5"), Ask(brief=BRIEF, item=ITEM)) as trace:
+        usage = Usage(requests=1, prompt_tokens=9, cache_write_tokens=5, cost_usd=None)
+        trace.reply = Reply(value="fine", tier="priority", usage=usage)
+    [span] = spans.get_finished_spans()
+    found = attributes(span)
+    assert found["gen_ai.usage.cache_creation.input_tokens"] == 5
+    assert found["prefect_dispatch.tier"] == "priority"
+    assert not {"prefect_dispatch.cost_usd", "gen_ai.response.model", "server.address"} & found.keys()
 
 
 def test_a_cancelled_call_has_ended(spans: InMemorySpanExporter) -> None:
@@ -231,6 +252,7 @@ def test_a_cancelled_call_has_ended(spans: InMemorySpanExporter) -> None:
     asyncio.run(cancel_one())
     cancelled, answered = spans.get_finished_spans()
     assert attributes(cancelled)["error.type"] == "CancelledError"
+    assert "prefect_dispatch.cost_usd" not in attributes(cancelled)
     assert "error.type" not in attributes(answered)
     assert answered.parent is None
 
@@ -258,7 +280,7 @@ def test_each_call_of_an_attempt_is_a_span(spans: InMemorySpanExporter) -> None:
 def test_the_address_is_that_of_the_request(
     idle_s: float | None, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where no address is stated, in calls that litellm sends, too; tokens that a cache took in are counted."""
+    """Also where no address is stated, in calls that litellm sends, too."""
     with openai_server(GOOD) as server:
         monkeypatch.setenv("OPENAI_API_BASE", server.url)
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -331,15 +353,16 @@ def test_a_tracer_that_fails_changes_no_call(
     assert not trace_api.get_current_span().is_recording()
 
 
-class BrokenProvider(TracerProvider, MeterProvider):
+class BrokenTracers(trace_api.TracerProvider):
     """A provider of a program's own that fails."""
-
-    def __init__(self) -> None:
-        """Need nothing."""
 
     def get_tracer(self, *args: object, **named: object) -> trace_api.Tracer:
         """Fail."""
         raise RuntimeError("no tracer")
+
+
+class BrokenMeters(metrics_api.MeterProvider):
+    """The same for meters."""
 
     def get_meter(self, *args: object, **named: object) -> metrics_api.Meter:
         """Fail."""
@@ -348,12 +371,12 @@ class BrokenProvider(TracerProvider, MeterProvider):
 
 def test_a_meter_that_fails_changes_no_call(spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a span, and if no tracer can be had either, nothing."""
-    monkeypatch.setattr(metrics_api._internal, "_METER_PROVIDER", BrokenProvider())  # noqa: SLF001 -- as above
+    monkeypatch.setattr(METERS, BrokenMeters())
     with openai_server(GOOD) as server:
         llm = LLM(model="openai/gpt-5-mini", api_base=server.url)
         assert ask(llm).value == "a complaint"
         assert len(spans.get_finished_spans()) == 1
-        monkeypatch.setattr(trace_api, "_TRACER_PROVIDER", BrokenProvider())
+        monkeypatch.setattr(trace_api, "_TRACER_PROVIDER", BrokenTracers())
         assert ask(llm).value == "a complaint"
 
 
@@ -411,18 +434,16 @@ def test_a_run_without_a_configuration_imports_no_telemetry() -> None:
 
 def test_the_names_are_those_of_the_conventions() -> None:
     """As the installed package has them; another one that renames or drops one of ours fails here."""
-    known = {
-        value
-        for module in (gen_ai_attributes, gen_ai_metrics, error_attributes, server_attributes)
-        for name, value in vars(module).items()
-        if name.isupper()
-    }
+    attributes: Any = import_module(f"{CONVENTIONS}._incubating.attributes.gen_ai_attributes")
+    stable = (f"{CONVENTIONS}.attributes.error_attributes", f"{CONVENTIONS}.attributes.server_attributes")
+    modules = map(import_module, (attributes.__name__, f"{CONVENTIONS}._incubating.metrics.gen_ai_metrics", *stable))
+    known = {value for module in modules for name, value in vars(module).items() if name.isupper()}
     constants = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
     ours = {each for each in constants if each.startswith(("gen_ai.", "error.", "server."))}
     assert len(ours) == 18
     assert ours | set(names.REQUEST_PARAMS.values()) <= known
-    assert gen_ai_attributes.GenAiOperationNameValues.CHAT.value == names.CHAT
-    providers = {each.value for each in gen_ai_attributes.GenAiProviderNameValues}
+    assert attributes.GenAiOperationNameValues.CHAT.value == names.CHAT
+    providers = {each.value for each in attributes.GenAiProviderNameValues}
     assert set(names.PROVIDERS.values()) <= providers
 
 
@@ -440,7 +461,7 @@ def test_the_names_are_those_of_the_conventions() -> None:
 )
 def test_a_model_has_a_provider_and_a_name(model: str, provider: str, name: str) -> None:
     """The provider by the conventions, else by litellm; of a file only its name."""
-    assert _identify(model) == (provider, name)
+    assert identify_model(model) == (provider, name)
 
 
 @pytest.mark.parametrize(
@@ -453,12 +474,13 @@ def test_a_model_has_a_provider_and_a_name(model: str, provider: str, name: str)
 )
 def test_an_address_has_no_secret(url: str, server: dict[str, object]) -> None:
     """Only its host and port."""
-    assert _server(url) == server
+    assert describe_server(url) == server
 
 
-def parents(spans: InMemorySpanExporter) -> dict[int, ReadableSpan]:
-    """Return all spans by their id."""
-    return {each.context.span_id: each for each in spans.get_finished_spans()}
+def ids(span: ReadableSpan) -> SpanContext:
+    """Return the ids of a span."""
+    assert span.context
+    return span.context
 
 
 @pytest.mark.slow
@@ -471,7 +493,7 @@ def test_spans_stand_under_those_of_prefect(items: int, task: str, spans: InMemo
         report = dispatch([BRIEF], [f"letter {number}" for number in range(items)], executor=llm, limits=LIMITS)
     assert report.status == "complete"
     wait_until(lambda: any(each.parent is None for each in spans.get_finished_spans()), "the run ends")
-    by_id = parents(spans)
+    by_id = {ids(each).span_id: each for each in spans.get_finished_spans()}
     calls = [each for each in by_id.values() if each.name == "chat gpt-5-mini"]
     assert len(calls) == items
     for call in calls:
@@ -481,4 +503,38 @@ def test_spans_stand_under_those_of_prefect(items: int, task: str, spans: InMemo
         assert ("items" in above.name) is (task == "run-shard")
         assert above.parent
         assert attributes(by_id[above.parent.span_id])["prefect.run.type"] == "flow"
-    assert len({each.context.trace_id for each in by_id.values()}) == 1
+    assert len({ids(each).trace_id for each in by_id.values()}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_the_extra_is_all_that_a_run_needs(tmp_path: Path) -> None:
+    """Started by OpenTelemetry's own command, a run of the command line has exported everything when it ends."""
+    commands = Path(sys.executable).parent
+    variables = {
+        "OPENAI_API_KEY": "sk-test-0123456789",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_METRICS_EXPORTER": "console",
+        "OTEL_TRACES_EXPORTER": "console",
+        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        "PREFECT_HOME": str(tmp_path / "home"),
+    }
+    with openai_server(GOOD) as server:
+        job = {
+            "flow": "dispatch",
+            "briefs": [{"name": "label", "instructions": "Label it."}],
+            "items": ["letter one", "letter two"],
+            "executor": {"kind": "llm", "model": "openai/gpt-5-mini", "api_base": server.url},
+        }
+        (tmp_path / "job.yaml").write_text(json.dumps(job))
+        done = subprocess.run(  # noqa: S603 -- our own program
+            [commands / "opentelemetry-instrument", commands / "prefect-dispatch", "run", "job.yaml"],
+            cwd=tmp_path,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.count('"name": "chat gpt-5-mini"') == 2
+    assert done.stdout.count('"name": "gen_ai.client.token.usage"') == 1

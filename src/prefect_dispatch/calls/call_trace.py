@@ -109,16 +109,15 @@ class _ReportedCall:
     ) -> None:
         """Start the span, and make it the current one."""
         self._executor, self._histograms = executor, histograms
-        provider, model = _identify(executor.model)
+        provider, model = identify_model(executor.model)
         self._shared: dict[str, AttributeValue] = {
             names.OPERATION: names.CHAT,
             names.PROVIDER: provider,
             names.REQUEST_MODEL: model,
-            **(_server(executor.api_base) if executor.api_base else {}),
+            **(describe_server(executor.api_base) if executor.api_base else {}),
         }
         """Attributes of the span and of each metric."""
-        self._span: Span | None = None
-        self._context: Token[Context] | None = None
+        self._current: tuple[Span, Token[Context]] | None = None
         if tracer:
             with _SHIELD:
                 self._start_span(tracer, ask, f"{names.CHAT} {model}")
@@ -140,8 +139,7 @@ class _ReportedCall:
             names.STEP: ask.step,
         }
         span = tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes={**self._shared, **params, **own})
-        self._context = context.attach(trace.set_span_in_context(span))
-        self._span = span
+        self._current = span, context.attach(trace.set_span_in_context(span))
 
     def end(self, reply: Reply | None, error: BaseException | None) -> None:
         """End the span, and record the metrics.
@@ -152,20 +150,22 @@ class _ReportedCall:
         """
         duration_s = time.perf_counter() - self._start
         names.current_notes.reset(self._token)
-        usage = (reply.usage if reply else getattr(error, "usage", None)) or Usage()
+        usage = (reply.usage if reply else getattr(error, "usage", None)) or Usage(unsettled=1)
         with _SHIELD:
             if self._notes.url:
-                self._shared |= _server(self._notes.url)
+                self._shared |= describe_server(self._notes.url)
             if reply and reply.served_model:
                 self._shared[names.RESPONSE_MODEL] = reply.served_model
-        if self._span:
+        if self._current:
             with _SHIELD:
-                self._end_span(self._span, reply, error, usage)
+                self._end_span(*self._current, reply, error, usage)
         if self._histograms:
             with _SHIELD:
                 self._record(*self._histograms, duration_s, error, usage)
 
-    def _end_span(self, span: Span, reply: Reply | None, error: BaseException | None, usage: Usage) -> None:
+    def _end_span(
+        self, span: Span, before: Token[Context], reply: Reply | None, error: BaseException | None, usage: Usage
+    ) -> None:
         from opentelemetry import context, trace  # noqa: PLC0415 -- as above
 
         try:
@@ -189,8 +189,7 @@ class _ReportedCall:
             if names.captures_messages():
                 span.set_attributes(_message_attributes(self._notes, reply))
         finally:
-            if self._context:
-                context.detach(self._context)
+            context.detach(before)
             span.end()
 
     def _record(
@@ -247,7 +246,7 @@ def _histograms_of(provider: MeterProvider) -> tuple[Histogram, Histogram]:
 
 
 @lru_cache(maxsize=256)
-def _identify(model: str) -> tuple[str, str]:
+def identify_model(model: str) -> tuple[str, str]:
     """Return the provider of a model by the conventions, and the model's name without it."""
     if is_local(model):
         return names.LOCAL_PROVIDER, PurePath(model).name
@@ -257,7 +256,7 @@ def _identify(model: str) -> tuple[str, str]:
     return names.PROVIDERS.get(provider, provider), name
 
 
-def _server(url: str) -> dict[str, AttributeValue]:
+def describe_server(url: str) -> dict[str, AttributeValue]:
     """Return the attributes of the server at an address."""
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower())
