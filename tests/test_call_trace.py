@@ -479,8 +479,9 @@ def test_an_address_has_no_secret(url: str, server: dict[str, object]) -> None:
 
 def ids(span: ReadableSpan) -> SpanContext:
     """Return the ids of a span."""
-    assert span.context
-    return span.context
+    found: SpanContext | None = span.context
+    assert found
+    return found
 
 
 @pytest.mark.slow
