@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+from opentelemetry.sdk import environment_variables
 from prefect.cli._app import _app  # pyright: ignore[reportPrivateUsage] -- the tree of its commands has no public name
 from prefect.settings.legacy import (
     _get_settings_fields,  # pyright: ignore[reportPrivateUsage] -- nor have all names of settings
@@ -266,8 +267,15 @@ def is_setting(words: list[str]) -> None:
             assert name in known or name in read_by_tests(), name
         elif name.startswith("PREFECT_"):
             assert name in _get_settings_fields(PrefectSettings)
+        elif name.startswith("OTEL_"):
+            assert name in vars(environment_variables), name
         else:
             assert name in {"OPENAI_API_KEY", "ANTHROPIC_API_KEY"}, name
+
+
+def is_traced(words: list[str]) -> None:
+    """Check the command that OpenTelemetry's own command starts."""
+    COMMANDS[words[0]](words[1:])
 
 
 def is_install(words: list[str]) -> None:
@@ -316,6 +324,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "prefect": is_prefect,
     "export": is_setting,
     "mkdir": is_folder,
+    "opentelemetry-instrument": is_traced,
     "pip": is_install,
     "python": is_python,
     "python3": is_python,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.calls.budget import executor_name
 from prefect_dispatch.calls.call_gate import CallGate
+from prefect_dispatch.calls.call_trace import CallTrace
 from prefect_dispatch.calls.cheap_answers import ask_cheap_model, without_valid_answer
 from prefect_dispatch.errors import (
     BrokenCheckError,
@@ -411,14 +412,15 @@ class _Attempt:
             return "cascade"
         return "fallback" if position > bool(self.cheap) else "ask"
 
-    def ask(self, rejections: Sequence[Rejection] = (), change: Change | None = None) -> Ask:
+    def ask(self, step: Step = "ask", rejections: Sequence[Rejection] = (), change: Change | None = None) -> Ask:
         """Return the ask for an executor.
 
         Args:
+            step: Why it is called.
             rejections: Its answers that were sent back.
             change: The change of a repository that was sent back last.
         """
-        return Ask(brief=self.filled_brief, item=self.item, rejections=tuple(rejections), change=change)
+        return Ask(brief=self.filled_brief, item=self.item, rejections=tuple(rejections), change=change, step=step)
 
     async def run(self, executor: Executor) -> tuple[JsonValue, Reply]:
         """Return the first valid answer of the executor and its fallbacks, with its reply."""
@@ -503,10 +505,10 @@ class _Attempt:
         self.left_s = self.limits.timeout_s
         while True:
             # 1. Take the reply from the checkpoint of a run that died, or call the executor.
-            stored = next(recovered, None)
-            reply = stored or await self._call_with_backoff(position, tier, self.ask(rejections, change))
+            stored, step = next(recovered, None), self.step(position, is_reask=bool(rejections))
+            reply = stored or await self._call_with_backoff(position, tier, self.ask(step, rejections, change))
             self.model, self.served_model = intern(reply.model), intern(reply.served_model)
-            self.charge(reply.usage, tier, self.step(position, is_reask=bool(rejections)), self.model, reply.tier)
+            self.charge(reply.usage, tier, step, self.model, reply.tier)
             self.notes += reply.notes
             if not stored:
                 await self.checkpoint.record_reply(position, reply, at_once=runs_code)
@@ -540,7 +542,7 @@ class _Attempt:
                     return await self._send_in_order(prefix, call, tier, ask)
                 return await self._send(call, tier, ask)
             except ExecutorError as error:
-                self.charge(error.usage or _NO_USAGE, tier, self.step(position, is_reask=bool(ask.rejections)))
+                self.charge(error.usage or _NO_USAGE, tier, ask.step)
                 if call.sent:
                     await self.checkpoint.record_reply(position, None)
                 if isinstance(error, FormRefusedError):  # at most once for each method of structured output
@@ -587,7 +589,8 @@ class _Attempt:
         async with call:
             await self.checkpoint.mark_sent()
             sent = time.monotonic()
-            with collect_logs(WorkOwner(self.brief.name, self.item.key, self.gate.run)) as logs:
+            owner = WorkOwner(self.brief.name, self.item.key, self.gate.run)
+            with collect_logs(owner) as logs, CallTrace(tier, ask) as trace:
                 try:
                     async with _timeout(self.left_s):  # shared by all calls of an executor
                         reply = await _invoke_executor(tier, ask)
@@ -595,6 +598,7 @@ class _Attempt:
                     raise self._timeout_error(logs, _usage_of_unanswered_calls(tier, ask)) from None
                 finally:
                     self.left_s = max(0.0, self.left_s - (time.monotonic() - sent))
+                trace.reply = reply
             call.usage = reply.usage
             return reply
 

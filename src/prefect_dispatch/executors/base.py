@@ -23,7 +23,7 @@ from prefect_dispatch.models.base import Frozen, Strict
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.imports import ObjectAdapter
 from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.outcome import LIVE, Change, Citation, Rejection, Usage, truncate_notes
+from prefect_dispatch.models.outcome import LIVE, Change, Citation, Rejection, Step, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import read_json
 from prefect_dispatch.security.redaction import redact, redact_json
 from prefect_dispatch.serialization.json_text import UnsupportedJsonError, canonical_json
@@ -45,6 +45,8 @@ class Ask(Frozen):
     """The answers that were sent back before, oldest first; empty unless this is a re-ask."""
     change: Change | None = None
     """The change of a repository that was sent back last, to continue from."""
+    step: Step = "ask"
+    """Why the executor is called; `retry` is never given, as a retry is another attempt."""
     is_prefix_shared: bool = False
     """Whether other calls have the same brief and its provider caches it, so that marking it for the cache pays."""
 

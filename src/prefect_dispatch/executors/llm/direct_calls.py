@@ -29,6 +29,7 @@ from prefect_dispatch.executors.llm.http_exchange import (
     RedirectError,
     origin_of,
 )
+from prefect_dispatch.executors.llm.telemetry import note_url
 from prefect_dispatch.settings import environment_snapshot
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ async def post(
     """
     import aiohttp  # noqa: PLC0415 -- slow to import, and only needed here
 
+    note_url(url)
     for _ in range(MOST_REDIRECTS):
         sent = _session().post(
             url, data=body, headers=headers, proxy=_proxy(url, environment_snapshot()), ssl=tls, allow_redirects=False

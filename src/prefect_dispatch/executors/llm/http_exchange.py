@@ -20,6 +20,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from prefect_dispatch.executors.llm.telemetry import note_url
 from prefect_dispatch.security.redaction import redact
 from prefect_dispatch.settings import settings
 
@@ -431,6 +432,7 @@ async def _limit_request(request: httpx.Request) -> None:
         raise RequestCaptured(request)
     if _current.get():
         request.headers["accept-encoding"] = ACCEPTED_CODINGS
+        note_url(request.url)
 
 
 async def _limit_response(response: httpx.Response) -> None:

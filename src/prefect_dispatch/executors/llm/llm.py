@@ -87,6 +87,7 @@ from prefect_dispatch.executors.llm.messages import (
     usable_methods,
 )
 from prefect_dispatch.executors.llm.provider_errors import classify_error, is_read_timeout
+from prefect_dispatch.executors.llm.telemetry import note_messages
 from prefect_dispatch.models.base import NoneFirst, Strict
 from prefect_dispatch.models.brief import Brief, Text
 from prefect_dispatch.models.item import Item, placeholders
@@ -321,6 +322,7 @@ class LLM(BaseExecutor, Strict):
             request = {**build_request(litellm, ask, self.model, params, method), **await self._call_target()}
             if self._marks_prefix(ask):
                 request["messages"][0] = mark_for_cache(request["messages"][0])
+            note_messages(request["messages"])
             response = await self._request_response(litellm, request, exchange)
             tier = read_tier(getattr(response, "service_tier", None))
             reply = parse_response(response, self.model, self._price(tier), exchange.served_model, search)
