@@ -21,7 +21,7 @@ from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.processes.program_logs import new_log
-from prefect_dispatch.processes.runner import Program, run
+from prefect_dispatch.processes.runner import Program
 from prefect_dispatch.processes.state_folder import Lease, lease
 from prefect_dispatch.workspaces.git import Git, GitError, ObjectStore, create_with_alternates, with_work_tree
 from prefect_dispatch.workspaces.patches import display_path, summarize_paths
@@ -291,12 +291,12 @@ async def run_acceptance_command(command: Command, item: Item, workspace: OpenWo
         cwd=workspace.path,
         stdin=stdin_bytes(item) if command.stdin else b"",
     )
-    ran = await run(program, log=new_log("acceptance command"))
+    ran = await workspace.runner(program, new_log("acceptance command"))
     for pause_s in PAUSES_S:
         if ran.exit not in command.retry or ran.exit in command.ok:
             break
         await asyncio.sleep(pause_s)
-        ran = await run(program, log=new_log("acceptance command"))
+        ran = await workspace.runner(program, new_log("acceptance command"))
     if ran.exit in command.ok:
         return ""
     status, output = ran.describe(FEEDBACK_BYTES)
@@ -304,9 +304,12 @@ async def run_acceptance_command(command: Command, item: Item, workspace: OpenWo
     return f"The acceptance command ended with {status}, and said at last:\n{output or '(nothing)'}"
 
 
-def write_files(launch: Launch) -> None:
-    """Write the files of a launch, readable by their owner only, without following links."""
+def write_files(launch: Launch, home: Path) -> None:
+    """Write the files of a launch, readable by their owner only, without following links in HOME."""
     for path, text in launch.files.items():
+        for parent in reversed(path.relative_to(home).parents[:-1]):  # an earlier run may have left links there
+            with suppress(OSError):
+                (home / parent).unlink()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(path, "wb", opener=_open_plain_file) as file:
             file.write(text.encode("utf-8", "replace"))
