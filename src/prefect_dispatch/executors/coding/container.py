@@ -287,7 +287,7 @@ class ContainerRunner:
             raise TerminalError(str(error), kind="container", usage=Usage()) from None
         name = f"prefect-dispatch-{self.lease.id}-{token_hex(6)}"
         own = self.lease.path / name
-        remove = partial(to_thread_shielded, engine.call, "rm", "--force", name)
+        remove = partial(engine.call, "rm", "--force", name)
         try:
             async with AsyncExitStack() as stack:
                 await to_thread_shielded(self._prepare, own)
@@ -298,7 +298,7 @@ class ContainerRunner:
                 try:
                     ran = await run(self._enclose(engine, name, own, program), log=log)
                 except BaseException:
-                    await remove()
+                    await to_thread_shielded(remove)
                     raise
         except OSError as error:
             raise TransientError(
@@ -307,7 +307,7 @@ class ContainerRunner:
         finally:
             await to_thread_shielded(remove_tree, own)
         if ran.stopped or ran.exit is None:
-            await remove()
+            await to_thread_shielded(remove)
         said = ran.stderr.end_text(2_000).strip()
         if ran.exit == ENGINE_FAILED and said.startswith(("Error:", f"{engine.name}:")):
             raise TransientError(f"{engine.name} couldn't run a container: {said}", kind="container", usage=Usage())
