@@ -292,9 +292,7 @@ class ContainerRunner:
             async with AsyncExitStack() as stack:
                 await to_thread_shielded(self._prepare, own)
                 if self.address:
-                    await stack.enter_async_context(
-                        provider_relay.serve_address(str(own / provider_relay.SOCKET), *self.address)
-                    )
+                    await stack.enter_async_context(provider_relay.serve_address(str(own), *self.address))
                 try:
                     ran = await run(self._enclose(engine, name, own, program), log=log)
                 except BaseException:

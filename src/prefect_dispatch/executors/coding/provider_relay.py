@@ -31,11 +31,11 @@ Connect = Callable[[], Awaitable[Tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 
 @asynccontextmanager
-async def serve_address(path: str, host: str, port: int) -> AsyncGenerator[None, None]:
+async def serve_address(folder_path: str, host: str, port: int) -> AsyncGenerator[None, None]:
     """Listen on a Unix socket, and connect each caller to one address; all connections are closed at the end.
 
     Args:
-        path: The socket to create.
+        folder_path: The folder that the socket is created in.
         host: The host, whose name is resolved here.
         port: The port.
 
@@ -43,12 +43,17 @@ async def serve_address(path: str, host: str, port: int) -> AsyncGenerator[None,
         OSError: If the socket can't be created.
     """
     callers = _Callers(partial(asyncio.open_connection, host, port))
-    server = await asyncio.start_unix_server(callers.connect, path)
+    # A socket's path is limited to 107 bytes, so it is named by an open folder.
+    folder = os.open(folder_path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield
+        server = await asyncio.start_unix_server(callers.connect, f"/proc/self/fd/{folder}/{SOCKET}")
+        try:
+            yield
+        finally:
+            server.close()
+            await callers.close()
     finally:
-        server.close()
-        await callers.close()
+        os.close(folder)
 
 
 async def serve_port(listener: socket.socket, path: str) -> None:
