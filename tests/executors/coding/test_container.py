@@ -33,12 +33,20 @@ def build_root(path: Path) -> None:
     programs = [Path(found).resolve() for each in names if (found := shutil.which(each, path="/usr/bin:/bin"))]
     listed = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False).stdout  # noqa: S603, S607
     with tarfile.open(path, "w", dereference=True) as archive:
+        for place in ("bin", "lib", "lib64", "lib/x86_64-linux-gnu", "usr", "usr/lib"):
+            folder = tarfile.TarInfo(place)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(folder)
         for name, program in zip(names, programs, strict=True):
             archive.add(program, f"bin/{name}")
         for library in sorted(set(re.findall(r"(/\S+\.so\S*)", listed))):
             archive.add(library, library.lstrip("/"))
-        for folder in Path("/usr/lib").glob("python3.*"):
-            archive.add(folder, str(folder).lstrip("/"), filter=lambda each: None if "test" in each.name else each)
+        for library_folder in Path("/usr/lib").glob("python3.*"):
+            archive.add(
+                library_folder,
+                str(library_folder).lstrip("/"),
+                filter=lambda each: None if "test" in each.name else each,
+            )
 
 
 @pytest.fixture(params=["podman", "docker"])

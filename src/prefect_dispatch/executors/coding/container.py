@@ -405,6 +405,6 @@ def _engine_environment() -> dict[str, str]:
 
 
 def _last_line(text: str) -> str:
-    """Return the last line of an engine's message, redacted and cut."""
-    lines = redact(text).strip().splitlines()
+    """Return the last line of an engine's message, redacted and cut; docker's hint on its own help is left out."""
+    lines = [line for line in redact(text).strip().splitlines() if line and not line.startswith("Run 'docker ")]
     return lines[-1][:400] if lines else ""
