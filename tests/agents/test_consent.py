@@ -316,8 +316,8 @@ DECIDED: dict[type[BaseModel], str] = {
     Learn: "items target confidence",
     Shell: "kind cwd pass_env idle_s operation workspace",
     PythonCallable: "kind function version",
-    CodingAgent: "kind agent model workspace access container answers web_search program api_base credentials pass_env max_usd "
-    "max_turns idle_s params",
+    CodingAgent: "kind agent model workspace access container answers web_search program api_base credentials pass_env "
+    "max_usd max_turns idle_s params",
     Container: "image network memory_gb cpus",
     Generic: "name argv stdin env key done text usage",
     Workspace: "repo base setup keep ports",
