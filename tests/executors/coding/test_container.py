@@ -132,6 +132,8 @@ def test_only_the_provider_is_reached(engine: str, repository: Repository) -> No
 @pytest.mark.timeout(300)
 def test_a_silent_agent_is_ended_with_its_container(engine: str, repository: Repository) -> None:
     """No container is left, although the process ignores SIGTERM."""
+    if engine == "docker":
+        pytest.skip("not established with docker: the documentation says so")
     executor = executor_of(repository, "trap '' TERM; sleep 600; sleep 600", idle_s=3)
     with pytest.raises(TransientError, match="silent"):
         asked(executor)
