@@ -107,6 +107,8 @@ class Module(Strict):
     """A line for /bin/sh that must pass when its agent has ended; if it fails, that is sent back. Empty: none."""
     needs: tuple[Name, ...] = ()
     """Modules that must be finished first: its agent starts from their changes. Empty: from the commit of the job."""
+    candidates: int = Field(default=1, ge=1, le=100)
+    """How many agents build it independently, each in its own checkout; one that is accepted is merged."""
     priority: int = 0
     """A higher one is merged first, and wins where changes contradict each other."""
 
@@ -120,6 +122,7 @@ class Module(Strict):
             instructions=escape_template(self.goal),
             constraints=(*interface, *([_BUILT_ON.format(", ".join(self.needs))] if self.needs else [])),
             needs=self.needs,
+            samples=self.candidates,
             writes=tuple(map(escape_template, self.owns)),
             command=Command(run=self.accept) if self.accept else None,
             priority=self.priority,

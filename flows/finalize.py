@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import prefect
 from prefect.runtime import flow_run
@@ -20,9 +20,10 @@ from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.messages import is_expected_model, is_local, shorten_model_path
 from prefect_dispatch.flows.runtime.prepared_job import query_executors
 from prefect_dispatch.integrators.audit.brief_conformance import requirement_shortfalls
-from prefect_dispatch.integrators.base import DecisionIntegrator, unanswered
+from prefect_dispatch.integrators.base import BaseIntegrator, DecisionIntegrator, unanswered
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.models import __version__
+from prefect_dispatch.models.bill import create_bill
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import WEB_SOURCES, Flag, Gap, LedgerRow, Merge, Ref, Table, Violation, sort_key
 from prefect_dispatch.models.outcome import answering_models
@@ -37,16 +38,26 @@ from prefect_dispatch.tasks.preflight import describe_waiver
 from prefect_dispatch.tasks.work_item import unmapped_quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.tasks.plan import Plan
 
+_NO_ALTERNATIVES: Mapping[str, str] = {}
 NAMED_GAPS = 5
 MOST_SOURCES = 1_000
 """Maximum number of outcomes that a flag of a model names."""
+
+
+class PilotFacts(NamedTuple):
+    """What a report needs to know of a pilot."""
+
+    reason: str = ""
+    """Why the run ended after it, if it did."""
+    sample: Collection[str] = ()
+    """The fingerprints of the work that it has asked in this run."""
 
 
 class Clock:
@@ -75,7 +86,7 @@ def build_report(
     refresh: bool = False,
     known: Sequence[Outcome] = (),
     cancelled: bool = False,
-    pilot: str = "",
+    pilot: PilotFacts | None = None,
 ) -> Report:
     """Merge the outcomes of a run and return its report.
 
@@ -88,10 +99,11 @@ def build_report(
         refresh: Whether the integrator's own queries are sent even where an answer is stored.
         known: The outcomes of the integrator's own queries so far.
         cancelled: Whether the run was interrupted: then nothing is merged, as that may take long, and ask models.
-        pilot: Why the run ended after its pilot, if it did: then the answers are put side by side, as an integrator may
-            ask models, and the run has gaps, however few of its items have an answer.
+        pilot: What is known of the pilot of the run. If the run ended after it, the answers are put side by side, as an
+            integrator may ask models, and the run has gaps, however few of its items have an answer.
     """
-    if pilot:
+    pilot = pilot or PilotFacts()
+    if pilot.reason:
         job = replace(job, integrator=Collate())
     # 1. Merge and audit.
     ordered = sorted(outcomes, key=lambda outcome: sort_key(outcome.brief, outcome.item))
@@ -104,11 +116,17 @@ def build_report(
     waiver = describe_waiver(job.independence, job.briefs, job.limits.on_dependence)
     failure = broken or merge.failed or (stopped and f"Stopped: {stopped}")
     report = report_merge(
-        merge, violations, ordered, failure=failure, min_success=0.0 if pilot else job.limits.min_success
+        merge,
+        violations,
+        ordered,
+        failure=failure,
+        min_success=0.0 if pilot.reason else job.limits.min_success,
+        alternatives=BaseIntegrator.of(job.integrator).alternatives(job.briefs),
+        sampled=pilot.sample,
     )
-    if pilot and not failure:
+    if pilot.reason and not failure:
         report = report.model_copy(update={"status": "gaps", "message": report.message.removeprefix("Failed: ")})
-        report = add_shortfall(report, pilot)
+        report = add_shortfall(report, pilot.reason)
     return report.model_copy(
         update={
             "rules": " ".join(filter(None, (merge.rules, waiver))),
@@ -128,6 +146,8 @@ def report_merge(
     *,
     failure: str | None,
     min_success: float,
+    alternatives: Mapping[str, str] = _NO_ALTERNATIVES,
+    sampled: Collection[str] = (),
 ) -> Report:
     """Return the part of a report that follows from the outcomes and their merge.
 
@@ -136,11 +156,14 @@ def report_merge(
         violations: What its audit found.
         outcomes: The outcomes, in canonical order.
         failure: Why the merge failed or the fan-out ended early, if one did.
-        min_success: The share of outcomes that must have an answer.
+        min_success: The share of outcomes that must have an answer; alternatives count as one.
+        alternatives: The briefs of whose answers one is enough, with the name of their group.
+        sampled: The fingerprints of the work that a pilot of the run has asked.
     """
+    bill = create_bill(outcomes, merge.asked, sampled)
     gaps = [outcome for outcome in outcomes if outcome.status != "succeeded"]
     shortfalls = (*merge.shortfalls, *requirement_shortfalls(merge.requirements))
-    status, message = _verdict(len(outcomes), gaps, failure, min_success, shortfalls)
+    status, message = _verdict(outcomes, gaps, failure, min_success, shortfalls, alternatives)
     return Report(
         status=status,
         message=strip_control_chars(message),
@@ -160,8 +183,9 @@ def report_merge(
         tables=(*merge.tables, *_web_sources_table(outcomes)),
         documents=(*merge.documents, *list_questions(outcomes)),
         shortfalls=shortfalls,
-        usage=Spending.of([*outcomes, *merge.asked]),
-        integration=Spending.of(merge.asked),
+        usage=Spending.of([*outcomes, *merge.asked], bill),
+        integration=Spending.of(merge.asked, [row for row in bill if row.stage == "integrator"]),
+        bill=bill,
         outcomes=tuple(outcomes),
         asked=merge.asked,
     )
@@ -282,17 +306,28 @@ def _served_models(job: PreparedJob, outcomes: Sequence[Outcome]) -> tuple[tuple
 
 
 def _verdict(
-    total: int, gaps: Sequence[Outcome], failure: str | None, min_success: float, shortfalls: Sequence[str]
+    outcomes: Sequence[Outcome],
+    gaps: Sequence[Outcome],
+    failure: str | None,
+    min_success: float,
+    shortfalls: Sequence[str],
+    alternatives: Mapping[str, str],
 ) -> tuple[Literal["complete", "gaps", "failed"], str]:
     """Return the status of a run and its message.
 
     Args:
-        total: The number of outcomes.
+        outcomes: The outcomes.
         gaps: Those without an answer.
         failure: Why the merge failed or the fan-out ended early, if one did.
         min_success: The share of outcomes that must have an answer.
         shortfalls: What the integrator could not do.
+        alternatives: The briefs of whose answers one is enough, with the name of their group.
     """
+    total = len(outcomes)
+    groups = {(alternatives.get(each.brief, each.brief), each.item) for each in outcomes}
+    lacking = groups - {
+        (alternatives.get(each.brief, each.brief), each.item) for each in outcomes if each.status == "succeeded"
+    }
     answered = f"{total - len(gaps)} of {total} answered{_describe_gaps(gaps)}"
     if not total:
         return "complete", "There were no items, so nothing was asked."
@@ -300,9 +335,9 @@ def _verdict(
         return "failed", f"{failure} ({answered})"
     if len(gaps) == total:
         return "failed", f"Failed: {answered}"
-    if (total - len(gaps)) / total < min_success:
+    if (len(groups) - len(lacking)) / len(groups) < min_success:
         return "failed", f"Failed: {answered}; at least {min_success:.0%} must be (limits.min_success)"
-    return ("gaps" if gaps or shortfalls else "complete"), " ".join([answered + ".", *shortfalls])
+    return ("gaps" if lacking or shortfalls else "complete"), " ".join([answered + ".", *shortfalls])
 
 
 def _describe_gaps(gaps: Sequence[Outcome]) -> str:

@@ -258,8 +258,22 @@ def validate_job(job: JobFile, folder: Path, *, limit: int | None = None, refres
     return _with_messages(job, step)
 
 
-def plan_job(job: JobFile, folder: Path, *, limit: int | None = None, refresh: RefreshInput = False) -> Plan:
-    """Return the plan of a job; nothing is asked. The arguments are those of `validate_job`.
+def plan_job(
+    job: JobFile,
+    folder: Path,
+    *,
+    limit: int | None = None,
+    refresh: RefreshInput = False,
+    deadline: str | None = None,
+) -> Plan:
+    """Return the plan of a job; nothing is asked. The other arguments are those of `validate_job`.
+
+    Args:
+        job: The job.
+        folder: Its folder.
+        limit: The number of items to take.
+        refresh: What is asked again.
+        deadline: The time that the job has, such as `2h`.
 
     Raises:
         JobError: If it is unusable.
@@ -272,7 +286,7 @@ def plan_job(job: JobFile, folder: Path, *, limit: int | None = None, refresh: R
             from prefect_dispatch.flows.review import require_deciding  # noqa: PLC0415 -- imports Prefect
 
             require_deciding(spec.integrator)
-        return plan_prepared(prepare(spec), spec)
+        return plan_prepared(prepare(spec), spec, deadline)
 
     return _with_messages(job, step)
 

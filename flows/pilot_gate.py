@@ -115,6 +115,12 @@ class PilotGate:
             return ResumedRun()
         return ResumedRun(Collected(started=record.started, plan=record.plan, outcomes=record.outcomes))
 
+    @property
+    def sampled(self) -> tuple[str, ...]:
+        """The fingerprints of the sample that this run has drawn, in this process or in one before it."""
+        record = self._record
+        return record.sample if record is not None and record.flow_run == self._run else ()
+
     def draw(self, stored: StoredAnswers, known: Sequence[Outcome], plan: Plan, started: datetime) -> frozenset[str]:
         """Draw the sample, or take the one that an earlier process has drawn; record it.
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.calls.budget import require_enforceable_limits
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_samples, require_variety
+from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_briefs, original_name, require_variety
 from prefect_dispatch.executors.block_references import require_key
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.command_checks import require_item_variables
 from prefect_dispatch.executors.llm.cascade import cascade_of
+from prefect_dispatch.executors.llm.discounts import BATCH_PROVIDER, FLEX, flex_timeout_s
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.local_model import model_file, resolve_model_path
 from prefect_dispatch.executors.llm.messages import is_local
@@ -32,7 +33,7 @@ from prefect_dispatch.integrators.merge_records.schema_conformance import requir
 from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.brief import Brief, resolve_user_code
 from prefect_dispatch.models.limits import Limits
-from prefect_dispatch.models.outcome import Failure, answering_models
+from prefect_dispatch.models.outcome import LIVE, Failure, answering_models
 from prefect_dispatch.sources import key_notes, read_items, source
 from prefect_dispatch.sources.inline import FailedItem, with_values
 from prefect_dispatch.tasks.event_loop import require_open_files
@@ -46,7 +47,7 @@ from prefect_dispatch.tasks.work_item import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -57,8 +58,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.outcome import Answer, Outcome
     from prefect_dispatch.tasks.plan import Plan, StoredAnswers
 
-BATCH_PROVIDER = "openai/"
-"""Prefix of the models that can be asked in batches."""
 KIND = "upstream"
 """The failure kind of items without a value, in outcomes and reports."""
 _prepared: ContextVar[list[PreparedJob] | None] = ContextVar("_prepared", default=None)
@@ -111,11 +110,7 @@ def prepare(spec: JobSpec) -> PreparedJob:
     executor = BaseExecutor.of(spec.executor or default_executor()).resolve_paths(folder)
     integrator = spec.integrator or Collate()
     # 1. Resolve the briefs' code references, expand their samples, and check them against the executor.
-    bound = [
-        one
-        for brief in spec.briefs
-        for one in expand_samples(resolve_user_code(_resolve_model_path(brief, folder), folder))
-    ]
+    bound = expand_briefs([resolve_user_code(_resolve_model_path(brief, folder), folder) for brief in spec.briefs])
     require_check_fields(bound)
     BaseExecutor.of(executor).require_supported(bound)
     require_variety(bound, executor)
@@ -124,6 +119,8 @@ def prepare(spec: JobSpec) -> PreparedJob:
     for chosen in (executor_for(brief, executor) for brief in bound):
         if isinstance(chosen, LLM):
             chosen.require_providers()
+    is_flex = getattr(executor, "mode", LIVE) == FLEX
+    limits = limits.model_copy(update={"timeout_s": flex_timeout_s(limits)}) if is_flex else limits
     for each in (executor, *query_executors(integrator).values()):
         require_enforceable_limits(limits, each, bound)
     require_known_models(integrator, folder)
@@ -133,11 +130,16 @@ def prepare(spec: JobSpec) -> PreparedJob:
     if any(brief.command for brief in bound):
         require_item_variables(bound, valid)
     # 3. Prove the independence of the work, and prepare the merge.
-    independence = preflight(bound, valid)
+    alternatives: Mapping[str, str] = {}
+    if getattr(executor, "workspace", None):
+        alternatives = BaseIntegrator.of(integrator).alternatives(bound)
+    independence = preflight(bound, valid, alternatives)
     require_independence(independence, limits.on_dependence)
     if limits.on_dependence == "merge" or any(brief.needs for brief in bound):
         require_separate_checkouts(spec, bound, executor)
         independence = independence.model_copy(update={"locks": {}, "stages": {}})
+    elif alternatives and limits.on_dependence == "refuse":  # each candidate has a checkout of its own
+        independence = independence.model_copy(update={"locks": {}})
     integrator = prepare_integrator(integrator, bound, valid, folder, executor)
     part_joiner = PartJoiner(bound, valid, folder)
     # 4. Build the work, and select what is asked again.
@@ -158,7 +160,7 @@ def prepare(spec: JobSpec) -> PreparedJob:
     )
 
 
-def require_separate_checkouts(spec: JobSpec, briefs: Iterable[Brief], executor: Executor) -> None:
+def require_separate_checkouts(spec: JobSpec, briefs: Sequence[Brief], executor: Executor) -> None:
     """Check that changes are made in separate checkouts and merged, where briefs need others or write the same files.
 
     Args:
@@ -176,11 +178,29 @@ def require_separate_checkouts(spec: JobSpec, briefs: Iterable[Brief], executor:
             f"{what}, which takes changes of a repository: an executor of kind 'coding' with a workspace, and the "
             "integrator 'merge_branches'. Use both, or leave it out."
         )
+    _require_early_choice(briefs, spec.integrator)
     if first and spec.limits.on_dependence == "serialize":
         raise JobError(f"{what}, and limits.on_dependence is 'serialize': 'needs' is an order by itself; set 'merge'.")
     if first and (spec.fan_out or spec.task_runner):
         key = "fan_out" if spec.fan_out else "task_runner"
         raise JobError(f"{what}, and what it starts from is made in the process of the run; leave {key!r} out.")
+
+
+def _require_early_choice(briefs: Sequence[Brief], integrator: MergeBranches) -> None:
+    """Check that no candidate that other work needs is chosen when all candidates are done, which is too late.
+
+    Raises:
+        JobError: If one is.
+    """
+    key = "metric" if integrator.metric else "criterion" if integrator.criterion else ""
+    candidates = {brief.name: brief for brief in briefs if brief.sample}
+    needed = next((name for brief in briefs for name in brief.needs if name in candidates), None)
+    if key and needed:
+        raise JobError(
+            f"integrator.{key}: it chooses between candidates when all of them are done, and what needs "
+            f"{original_name(candidates[needed])!r}, which has candidates, starts before that: leave {key!r} out, so "
+            "that the first accepted candidate counts, or give that brief no 'samples'."
+        )
 
 
 def require_cascade(briefs: Sequence[Brief], executor: Executor, limits: Limits) -> None:
@@ -209,10 +229,10 @@ def require_batches(briefs: Iterable[Brief], executor: Executor) -> None:
         JobError: If not.
     """
     for who in (executor_for(brief, executor) for brief in briefs):
-        if isinstance(who, LLM) and who.mode == "live" and who.rounds > 1:
+        if isinstance(who, LLM) and who.mode != "batch" and who.rounds > 1:
             raise JobError(
-                f"executor.rounds is {who.rounds}, which counts batches, and executor.mode is live: set mode: batch, "
-                "or leave rounds out."
+                f"executor.rounds is {who.rounds}, which counts batches, and executor.mode is {who.mode}: set mode: "
+                "batch, or leave rounds out."
             )
         if isinstance(who, LLM) and who.mode == "batch" and not who.model.startswith(BATCH_PROVIDER):
             raise JobError(
@@ -264,7 +284,7 @@ def _query_models(integrator: AnyMerger) -> Iterator[tuple[str, LLM]]:
     return ((where, each) for where, each in query_executors(integrator).items() if isinstance(each, LLM))
 
 
-def plan(
+def plan(  # noqa: PLR0913 -- the parameters are the job
     briefs: Brief | Sequence[Brief],
     items: object,
     executor: Executor | None = None,
@@ -275,6 +295,7 @@ def plan(
     limit: int | None = None,
     review: bool = False,
     refresh: bool | str | Sequence[str] = False,
+    deadline: str | None = None,
 ) -> Plan:
     """Return the plan of a job: its calls, tokens, cost and time; nothing is asked.
 
@@ -288,6 +309,7 @@ def plan(
         limit: Maximum number of items to take, from the first.
         review: Whether people would decide before the run publishes.
         refresh: True to count no answer as stored, or patterns of names: those that are asked again (see `dispatch`).
+        deadline: The time that the job has, such as `2h`, which the recommendation then counts with.
 
     Raises:
         JobError: If the job is unusable; the message says what to change.
@@ -302,22 +324,27 @@ def plan(
     )
     if spec.review:
         require_deciding(spec.integrator)
-    return plan_prepared(prepare(spec), spec)
+    return plan_prepared(prepare(spec), spec, deadline)
 
 
-def plan_prepared(job: PreparedJob, spec: JobSpec) -> Plan:
+def plan_prepared(job: PreparedJob, spec: JobSpec, deadline: str | None = None) -> Plan:
     """Return the plan of a job that is prepared.
 
     Args:
         job: The job.
         spec: Its parts, of which it was prepared.
+        deadline: The time that it has, such as `2h`.
 
     Raises:
         JobError: If it can't run where it is to.
     """
     from prefect_dispatch.flows.remote_targets import resolve_deployment, shard_target  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.tasks.plan import parse_deadline, with_deadline  # noqa: PLC0415 -- imports Prefect
 
+    deadline_s = None if deadline is None else parse_deadline(deadline)
     plan = build_plan(*load_stored_answers(job))
+    if deadline_s is not None:
+        plan = with_deadline(plan, deadline_s, getattr(job.executor, "mode", LIVE))
     way = resolve_deployment(spec.fan_out, job.work, job.executor, spec.place)
     shard_target(spec.task_runner, job.executor, way.target)
     return plan.model_copy(update={"notes": (*plan.notes, *way.notes)})

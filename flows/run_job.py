@@ -14,7 +14,7 @@ from prefect.states import Completed
 from prefect_dispatch.calls.call_gate import gate_for_run, reopen_gates
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.llm.llm import LLM
-from prefect_dispatch.flows.finalize import Clock, add_shortfall, build_report
+from prefect_dispatch.flows.finalize import Clock, PilotFacts, add_shortfall, build_report
 from prefect_dispatch.flows.pilot_gate import PilotGate, ended_after_pilot, first_stage
 from prefect_dispatch.flows.prepare import (
     build_plan,
@@ -214,7 +214,7 @@ def run_job(spec: JobSpec) -> Report:
                     clock=clock,
                     refresh=spec.refresh is True,
                     known=earlier.asked if earlier else (),
-                    pilot=fan_out.pilot_reason,
+                    pilot=PilotFacts(fan_out.pilot_reason, pilot.sampled),
                 )
         # 4. Review; this may suspend the run.
         if spec.review and decisions is not None and not fan_out.pilot_reason:
@@ -250,6 +250,7 @@ def run_job(spec: JobSpec) -> Report:
                 planned=expected,
                 clock=clock,
                 cancelled=True,
+                pilot=PilotFacts(sample=pilot.sampled),
             ),
             job,
             spec,

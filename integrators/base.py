@@ -15,7 +15,7 @@ from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.serialization.json_values import deep_copy, get_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -210,6 +210,13 @@ class BaseIntegrator:
             JobError: If it can't merge the answers to one of them.
         """
         return
+
+    def alternatives(self, briefs: Sequence[Brief]) -> Mapping[str, str]:  # noqa: ARG002 -- a default
+        """Return the briefs whose answers are alternatives, of which one is enough, with the name of their group.
+
+        By default none: each answer counts.
+        """
+        return {}
 
     def estimate_queries(
         self,

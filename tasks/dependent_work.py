@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import DispatchError
-from prefect_dispatch.executors.base import fingerprint
+from prefect_dispatch.executors.base import fingerprint, original_name
 from prefect_dispatch.models.brief import find_needed
 from prefect_dispatch.models.ledger import Ref, make_ref
 from prefect_dispatch.models.outcome import Failure, Outcome
@@ -49,7 +49,9 @@ class DependentWork:
             merge: Merges what some work needs. None: no work needs any.
         """
         self.waiting = [each for each in work if each.brief.needs]
-        self._needs = {brief.name: brief.needs for brief in briefs} if self.waiting else {}
+        self._briefs = [*briefs] if self.waiting else []
+        self._needs = {brief.name: brief.needs for brief in self._briefs}
+        self._originals = {brief.name: original_name(brief) for brief in self._briefs}
         self._all_needs = find_needed(self._needs)
         self._executor, self._merge = executor, merge
         self._outcomes: dict[Ref, Outcome] = {}
@@ -77,9 +79,11 @@ class DependentWork:
         return {make_ref(name, work.item.key) for name in self._all_needs[work.brief.name]}
 
     def _resolve(self, work: WorkItem) -> WorkItem | WorkResult:
-        # 1. Without one of its needs, it isn't asked; the direct ones are named, with what became of them.
+        # 1. Without one of its needs, it isn't asked; the direct ones are named, with what became of them. Of several
+        #    candidates, one with an answer is enough.
         direct = [self._outcomes[make_ref(name, work.item.key)] for name in sorted(work.brief.needs)]
-        missing = [each for each in direct if each.status != "succeeded"]
+        answered = {self._originals[each.brief] for each in direct if each.status == "succeeded"}
+        missing = [each for each in direct if self._originals[each.brief] not in answered]
         if missing:
             why = " and ".join(f"{str(Ref.of(each))!r}, which {_describe_end(each)}" for each in missing)
             return _not_asked(work, f"it needs {why}.")

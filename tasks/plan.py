@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from prefect_dispatch.calls.budget import executor_name, find_cost_bound
 from prefect_dispatch.calls.prompt_prefixes import prefix_key
+from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import Ask, BaseExecutor, executor_for
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.llm.cascade import cascade_of
+from prefect_dispatch.executors.llm.discounts import BATCH_PROVIDER, FLEX, FLEX_TIMEOUT_S, flex_timeout_s
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.outcome import LIVE
 from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.tasks.item_splitting import expand_asks, load_joined_answer
 from prefect_dispatch.tasks.result_store import LenientBlobStore, stored_answer
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from prefect_dispatch.executors.base import CostBound, Executor
+    from prefect_dispatch.executors.llm.litellm_adapter import Price
     from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Answer
     from prefect_dispatch.tasks.result_store import BlobStore
@@ -58,6 +63,27 @@ WORTHWHILE_S = 20.0
 NO_ITEMS = "Nothing to ask: there are no items."
 
 
+BATCH_S = 86_400.0
+"""Seconds within which a provider completes a batch."""
+MAX_DEADLINE_S = 365 * 86_400.0
+"""Longest deadline in seconds: a year."""
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(s|m|min|h|d)", re.ASCII)
+
+Mode = Literal["live", "flex", "batch"]
+
+
+class PlannedMode(Strict):
+    """What the asks of a plan take in one mode of the executor."""
+
+    mode: Mode
+    """The mode."""
+    cost_usd: float
+    """US dollars, without the integrator's own queries."""
+    seconds: float
+    """Seconds with the job's concurrency: as planned for `live`; at most, for `flex` and `batch`."""
+
+
 class Plan(Strict):
     """What a job will take."""
 
@@ -87,6 +113,10 @@ class Plan(Strict):
     """Seconds if the asks were sequential."""
     seconds_in_parallel: float
     """Seconds with the job's concurrency."""
+    modes: tuple[PlannedMode, ...] = ()
+    """What it would cost in each mode of the executor; empty where there is nothing to compare."""
+    deadline_s: float | None = None
+    """The deadline that the recommendation counts with, in seconds from the start; empty: none was given."""
     basis: str
     """What these figures are based on."""
     recommendation: Literal["nothing-to-ask", "not-worth-fanning-out", "fan-out"]
@@ -190,7 +220,7 @@ def estimate(
         "re-asks and retries not included",
         _read_error_note(blobs),
     )
-    return Plan(
+    plan = Plan(
         briefs=len({each.brief.name for each in work}),
         items=len({each.item.key for each in work}),
         work=len(work),
@@ -208,6 +238,7 @@ def estimate(
         recommendation=recommendation,
         advice=advice,
     )
+    return plan.model_copy(update={"modes": _compare_modes(asks, executor, limits, plan)})
 
 
 def _estimate_tokens(asks: Sequence[WorkItem], executor: Executor) -> tuple[int | None, int | None, float | None, str]:
@@ -409,6 +440,7 @@ def with_notes(plan: Plan, executor: Executor, limits: Limits) -> Plan:
         *_agent_notes(plan, executor, limits),
         *_cap_notes(plan, limits),
         *_batch_notes(plan, executor),
+        *_flex_notes(plan, executor, limits),
         *_task_run_notes(plan, limits),
     )
     return plan.model_copy(update={"notes": notes})
@@ -456,6 +488,21 @@ def _batch_notes(plan: Plan, executor: Executor) -> Iterator[str]:
     yield f"mode: batch: within a day, whatever the times above; what fails in a batch is asked live.{only}"
 
 
+def _flex_notes(plan: Plan, executor: Executor, limits: Limits) -> Iterator[str]:
+    """Yield what the flex tier means for the time, and for calls that it refuses."""
+    if not isinstance(executor, LLM) or executor.mode != FLEX or not plan.to_ask:
+        return
+    yield (
+        f"mode: flex: a call may take up to {limits.timeout_s:g} s, whatever the times above. While the tier has no "
+        f"capacity, calls wait for up to {limits.wait_s:g} s; what it still refuses has failed: run the job again, or "
+        "with mode: live."
+    )
+    if executor.idle_s is not None:
+        yield f"executor.idle_s is {executor.idle_s:g}, which ends a call that is silent for so long; leave it out."
+    if limits.timeout_s < FLEX_TIMEOUT_S:
+        yield f"limits.timeout_s is {limits.timeout_s:g}; OpenAI recommends {FLEX_TIMEOUT_S:g} for mode: flex."
+
+
 def _task_run_notes(plan: Plan, limits: Limits) -> Iterator[str]:
     """Yield a warning if there are more task runs than Prefect's server can queue the records of."""
     task_runs = math.ceil(plan.to_ask / limits.shard) if limits.shard else 0
@@ -464,3 +511,143 @@ def _task_run_notes(plan: Plan, limits: Limits) -> Iterator[str]:
             f"limits.shard is {limits.shard}, which makes {task_runs:,} task runs: Prefect's server may drop records "
             "of some of them; leave it empty."
         )
+
+
+def parse_deadline(text: str) -> float:
+    """Return the seconds of a duration such as `2h`.
+
+    Raises:
+        JobError: If it is none, or longer than a year.
+
+    Example:
+        >>> parse_deadline("2h"), parse_deadline("1.5 min")
+        (7200.0, 90.0)
+    """
+    found = _DURATION.fullmatch(str(text).strip())
+    seconds = float(found[1]) * _UNITS["min" if found[2] == "m" else found[2]] if found else 0.0
+    if not 0 < seconds <= MAX_DEADLINE_S:
+        raise JobError(f"deadline: {str(text)[:40]!r} is no duration: write a number and s, min, h or d, such as '2h'.")
+    return seconds
+
+
+def _compare_modes(asks: Sequence[WorkItem], executor: Executor, limits: Limits, plan: Plan) -> tuple[PlannedMode, ...]:
+    """Return what some asks cost in each mode of their executor, in the order of `Mode`.
+
+    None where there is nothing to compare: where a price is unknown or nothing costs anything, for a cascade,
+    fallbacks, a web search and a service tier in `params`, for briefs that name models of their own, and for a model
+    that has one mode.
+
+    Args:
+        asks: What is asked.
+        executor: The executor.
+        limits: The limits of the run.
+        plan: The plan of the asks, as the executor sends them.
+    """
+    if not asks or not isinstance(executor, LLM) or executor.fallback_chain != (executor,):
+        return ()
+    if executor.search_options is not None or (executor.mode != FLEX and executor.price_tier != LIVE):
+        return ()
+    if not plan.cost_usd or any(each.brief.model for each in asks):
+        return ()
+    found = [
+        PlannedMode(
+            mode=variant.mode,
+            cost_usd=_cost(asks, variant, price, plan),
+            seconds=_seconds(len(asks), variant, limits, plan),
+        )
+        for variant in _variants(executor)
+        if (price := variant.price())
+    ]
+    return tuple(found) if len(found) > 1 else ()
+
+
+def _variants(executor: LLM) -> Iterator[LLM]:
+    """Yield the executor in each mode that its models have."""
+    yield executor.model_copy(update={"mode": "live"})
+    flex = executor.model_copy(update={"mode": "flex"})
+    # Whether a server with a price of its own has other modes is for its owner to say.
+    is_listed = executor.usd_per_million is None
+    if (is_listed or executor.mode == FLEX) and executor.rounds == 1:
+        yield flex
+    if (is_listed or executor.mode == "batch") and executor.model.startswith(BATCH_PROVIDER):
+        yield executor.model_copy(update={"mode": "batch"})
+
+
+def _cost(asks: Sequence[WorkItem], variant: LLM, price: Price, plan: Plan) -> float:
+    _, saved = _estimate_cached(asks, variant)
+    tokens = plan.prompt_tokens or 0, plan.completion_tokens or 0
+    return round(tokens[0] * price[0] + tokens[1] * price[1] - saved, 6)
+
+
+def _seconds(count: int, variant: LLM, limits: Limits, plan: Plan) -> float:
+    if variant.mode == "batch":
+        return BATCH_S * variant.rounds
+    if variant.mode == "flex":
+        return max(flex_timeout_s(limits) * math.ceil(count / limits.concurrency), plan.seconds_in_parallel)
+    return plan.seconds_in_parallel
+
+
+def describe_modes(modes: Sequence[PlannedMode]) -> str:
+    """Return a line on modes side by side; empty where there are none.
+
+    Example:
+        >>> describe_modes([PlannedMode(mode="live", cost_usd=1, seconds=9), PlannedMode(mode="batch", cost_usd=0.5,
+        ...     seconds=86400)])
+        'By mode: live $1.0000, about 9 s; batch $0.5000, up to 1 d.'
+    """
+    if not modes:
+        return ""
+    parts = [
+        f"{each.mode} ${each.cost_usd:.4f}, {'about' if each.mode == 'live' else 'up to'} {format_span(each.seconds)}"
+        for each in modes
+    ]
+    return f"By mode: {'; '.join(parts)}."
+
+
+def format_span(seconds: float) -> str:
+    """Return a duration in its largest unit that leaves at least two of it, or a whole one.
+
+    Example:
+        >>> format_span(9.44), format_span(5400), format_span(7200), format_span(86400)
+        ('9.4 s', '90 min', '2 h', '1 d')
+    """
+    fitting = [(unit, size) for unit, size in _UNITS.items() if seconds >= 2 * size or seconds == size]
+    unit, size = fitting[-1] if fitting else ("s", 1.0)
+    return f"{round(seconds / size, 1):g} {unit}"
+
+
+def with_deadline(plan: Plan, deadline_s: float, mode: str = "live") -> Plan:
+    """Return a plan with a recommendation by a deadline: whether to fan out, and the cheapest mode that meets it.
+
+    Args:
+        plan: The plan.
+        deadline_s: The deadline, in seconds from the start.
+        mode: The mode of the job's executor.
+    """
+    if not plan.to_ask:
+        return plan.model_copy(update={"deadline_s": deadline_s})
+    deadline = format_span(deadline_s)
+    in_turn, parallel = format_span(plan.seconds_in_turn), format_span(plan.seconds_in_parallel)
+    recommendation = plan.recommendation
+    if plan.seconds_in_turn <= deadline_s:
+        recommendation = "not-worth-fanning-out"
+        advice = f"No fan-out is needed: one after another takes about {in_turn}, within the deadline of {deadline}."
+    elif plan.seconds_in_parallel <= deadline_s:
+        recommendation = "fan-out"
+        advice = (
+            f"Fan out: in parallel takes about {parallel}, within the deadline of {deadline}; one after another takes "
+            f"about {in_turn}."
+        )
+    else:
+        advice = (
+            f"The deadline of {deadline} is missed: in parallel takes about {parallel}. Ask less, or, where they "
+            "bound that, raise limits.concurrency or the rate limits."
+        )
+    if any(each.mode == mode != "live" and each.seconds > deadline_s for each in plan.modes):
+        advice += f" As it is written (mode: {mode}), the job may take longer."
+    in_time = [each for each in plan.modes if each.seconds <= deadline_s]
+    if in_time:
+        cheapest = min(in_time, key=lambda each: each.cost_usd)
+        advice += f" Cheapest within the deadline, in parallel: mode: {cheapest.mode}."
+    update = {"deadline_s": deadline_s, "recommendation": recommendation, "advice": advice}
+    return plan.model_copy(update=update)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 from pydantic import Field
 
 from prefect_dispatch.errors import BriefError, DependenceError
+from prefect_dispatch.executors.base import original_name
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import find_needed
 from prefect_dispatch.models.globs import Glob, find_overlaps
@@ -110,6 +111,8 @@ class Claims:
     users: dict[str, list[Ref]] = field(default_factory=lambda: defaultdict(list))
     needed: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     """For each brief all briefs that it needs, for the same item: it starts from their changes, in order."""
+    alternatives: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The briefs whose changes are alternatives, of which one is merged, with the name of their group."""
 
     def add(self, brief: Brief, item: str) -> None:
         """Add the claims of a brief rendered for an item; work must be added in canonical order.
@@ -151,7 +154,7 @@ class Claims:
             writers, readers = self.writers.get(one, []), self.readers.get(one, [])
             if one == other:
                 for at, writer in enumerate(writers):
-                    earlier = (each for each in writers[:at] if not self._are_ordered(each, writer))
+                    earlier = (each for each in writers[:at] if not self._are_related(each, writer))
                     if rival := next(earlier, None):
                         yield ResourceConflict("write", rival, writer, one.text)
                 yield from self._pair("read", writers, readers, one.text)
@@ -161,10 +164,13 @@ class Claims:
                 yield from self._pair("read", writers, self.readers.get(other, []), on)
                 yield from self._pair("read", self.writers.get(other, []), readers, on)
 
-    def _are_ordered(self, one: Ref, other: Ref) -> bool:
-        """Return whether one of two pieces of work starts from the changes of the other."""
+    def _are_related(self, one: Ref, other: Ref) -> bool:
+        """Return whether one of two pieces of work starts from the changes of the other, or both are alternatives."""
         if one.item != other.item:
             return False
+        group = self.alternatives.get(one.brief)
+        if group is not None and group == self.alternatives.get(other.brief):
+            return True
         return one.brief in self.needed.get(other.brief, ()) or other.brief in self.needed.get(one.brief, ())
 
     def _pair(self, kind: Kind, firsts: list[Ref], seconds: list[Ref], on: str) -> Iterator[ResourceConflict]:
@@ -173,7 +179,7 @@ class Claims:
             (first, second)
             for first in firsts
             for second in seconds
-            if first != second and not self._are_ordered(first, second)
+            if first != second and not self._are_related(first, second)
         )
         if pair := next(pairs, None):
             first, second = pair if kind == "read" else sorted(pair, key=lambda ref: ref.order)
@@ -319,7 +325,10 @@ def describe_waiver(
     waived = (
         [f"Independence was waived by `on_dependence: {on_dependence}` for {', '.join(pairs)}{more}."] if pairs else []
     )
-    orders = [f"{brief.name!r} starts from {', '.join(map(repr, brief.needs))}" for brief in briefs if brief.needs]
+    # Candidates are named as the brief that they are samples of.
+    originals = {brief.name: original_name(brief) for brief in briefs}
+    needs = {originals[brief.name]: [originals[name] for name in brief.needs] for brief in briefs if brief.needs}
+    orders = [f"{name!r} starts from {', '.join(map(repr, dict.fromkeys(needed)))}" for name, needed in needs.items()]
     return " ".join([*waived, *([f"By `needs`, {'; '.join(sorted(orders))}."] if orders else [])])
 
 
@@ -354,12 +363,19 @@ _KINDS = get_args(Kind)
 _SERIALIZE = "or set limits.on_dependence to 'serialize'"
 
 
-def preflight(briefs: Sequence[Brief], items: Sequence[Item]) -> Independence:
+_NO_ALTERNATIVES: Mapping[str, str] = {}
+
+
+def preflight(
+    briefs: Sequence[Brief], items: Sequence[Item], alternatives: Mapping[str, str] = _NO_ALTERNATIVES
+) -> Independence:
     """Return the dependencies between pieces of work, and what a scheduler must respect.
 
     Args:
         briefs: Every brief; each is put to every item.
         items: Every item.
+        alternatives: The briefs whose changes are alternatives, in separate checkouts, with the name of their group:
+            they may write the same files.
 
     Raises:
         BriefError: If a brief uses a field that an item has not, or a glob that can't be parsed.
@@ -381,7 +397,7 @@ def preflight(briefs: Sequence[Brief], items: Sequence[Item]) -> Independence:
     items = sorted(items, key=lambda item: sort_key("", item.key))
     fields_by_brief = {brief.name: _used_fields(brief) for brief in briefs}
     ties: dict[tuple[str, str, str], ResourceConflict] = {}
-    claims = Claims(needed=find_needed({brief.name: brief.needs for brief in briefs}))
+    claims = Claims(needed=find_needed({brief.name: brief.needs for brief in briefs}), alternatives=alternatives)
     for item in items:
         for brief in briefs:
             foreign = [path for path in fields_by_brief[brief.name] if _is_foreign(brief, item, path, fields_by_brief)]

@@ -23,7 +23,16 @@ from prefect_dispatch.errors import BudgetError, BusyError, ExecutorError, Rejec
 from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.executors.llm.batch_api import MOST_BYTES, MOST_LINES, Batch, BatchAPI
 from prefect_dispatch.models.base import Strict
-from prefect_dispatch.models.outcome import Answer, Attempt, Rejection, Usage
+from prefect_dispatch.models.outcome import (
+    BATCH,
+    Answer,
+    AnyAttempt,
+    Attempt,
+    ItemizedAttempt,
+    Rejection,
+    Usage,
+    UsageShare,
+)
 from prefect_dispatch.security.redaction import redact_item_text, redact_quotes
 from prefect_dispatch.tasks.event_loop import run_in_pool
 from prefect_dispatch.tasks.get_or_compute import ExclusiveKey
@@ -116,7 +125,7 @@ LEAST_S, MOST_S = 1.0, 60.0
 class BatchResults(Strict):
     """Results of the batches of a run."""
 
-    attempts: dict[str, tuple[Attempt, ...]] = Field(default_factory=dict)
+    attempts: dict[str, tuple[AnyAttempt, ...]] = Field(default_factory=dict)
     """The attempts for each piece of work, by fingerprint, with or without an answer."""
     answered: frozenset[str] = frozenset()
     """Fingerprints of the work whose answer is stored now."""
@@ -453,9 +462,11 @@ async def _recover_batch(run: BatchRun, record: BatchRecord, *, alone: bool) -> 
             "asked, and paid for, a second time. %s",
             error,
         )
-        attempt = Attempt(usage=Usage(requests=1, unsettled=1), error="lost: it is unknown whether it was submitted")
-        for work in run.own_work(record):
-            run.record_attempt(work, attempt)
+        for name in run.own_work(record):
+            attempt = Attempt(
+                usage=Usage(requests=1, unsettled=1), error="lost: it is unknown whether it was submitted"
+            )
+            run.record_attempt(name, _itemize(attempt, run.api_of(name).llm.model))
     await run_in_pool(run.records.remove_work, record, record.work)
     return None
 
@@ -611,8 +622,9 @@ def _read_reply(run: BatchRun, name: str, reply: Reply | ExecutorError) -> tuple
         if work.brief.split and reply.kind in TOO_LONG:
             record_too_long(place.blobs, work)  # so that its parts are asked live, and not the whole item again
         usage = reply.usage or Usage(requests=1, unsettled=1)
-        return Attempt(usage=usage, error=f"{reply.kind}: {redact_item_text(reply, work.item)}"), None
-    attempt = Attempt(model=reply.model, served_model=reply.served_model, usage=reply.usage)
+        failed = Attempt(usage=usage, error=f"{reply.kind}: {redact_item_text(reply, work.item)}")
+        return _itemize(failed, run.api_of(name).llm.model), None
+    attempt = _itemize(Attempt(model=reply.model, served_model=reply.served_model, usage=reply.usage), reply.model)
     # 2. A reply, which has to be valid for the brief.
     try:
         value, wrong = validate_reply(work.brief, work.item, reply)
@@ -637,6 +649,11 @@ def _read_reply(run: BatchRun, name: str, reply: Reply | ExecutorError) -> tuple
         citations=reply.citations,
     )
     return attempt, (place.key, place.to_record(answer))
+
+
+def _itemize(attempt: Attempt, model: str) -> Attempt:
+    """Return an attempt with its usage at the price of batches."""
+    return ItemizedAttempt(**dict(attempt), shares=(UsageShare(model=model, tier=BATCH, usage=attempt.usage),))
 
 
 def _missing_answer_error(batch: Batch) -> ExecutorError:

@@ -53,6 +53,7 @@ def forgotten_modules(tmp_path_factory: pytest.TempPathFactory) -> Generator[Non
     before = set(sys.modules)
     yield
     base = str(tmp_path_factory.getbasetemp())
+    sys.path[:] = [each for each in sys.path if not each.startswith(base)]
     for name in sys.modules.keys() - before:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(base):
             del sys.modules[name]

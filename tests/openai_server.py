@@ -68,6 +68,8 @@ class Behaviour:
     """Tokens that the server claims to have written."""
     cached_tokens: int = 0
     """How many of those that it has read it claims to have found in its cache."""
+    service_tier: str = ""
+    """The tier in which it claims to have answered; empty: it says nothing about that."""
     status: int = 200
     """The HTTP status."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -324,9 +326,9 @@ class OpenAIServer:
         if behaviour.body is not None:
             parts = [behaviour.body]
         elif body.get("stream"):
-            parts, content_type = list(events(*said)), "text/event-stream"
+            parts, content_type = list(events(*said, tier=behaviour.service_tier)), "text/event-stream"
         else:
-            parts = [completion(*said)]
+            parts = [completion(*said, tier=behaviour.service_tier)]
         if good and behaviour.tells_tokens and behaviour.ending == "whole":
             spent = Usage(prompt_tokens=behaviour.prompt_tokens, completion_tokens=behaviour.completion_tokens)
             with self._lock:

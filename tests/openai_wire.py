@@ -21,24 +21,30 @@ PIECES = 10
 """Into how many pieces a body is cut that drips."""
 
 
-def completion(body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object) -> str:
-    """Return a chat completion's JSON; without a usage it tells no tokens."""
+def completion(
+    body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object, *, tier: str = ""
+) -> str:
+    """Return a chat completion's JSON; without a usage it tells no tokens, and without a tier none."""
     choice = {"index": 0, "message": message, "finish_reason": finish}
-    return json.dumps({**_head(body, "chat.completion", [choice]), **({"usage": usage} if usage else {})})
+    more = {name: value for name, value in (("usage", usage), ("service_tier", tier)) if value}
+    return json.dumps({**_head(body, "chat.completion", [choice]), **more})
 
 
-def events(body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object) -> Iterator[str]:
+def events(
+    body: Mapping[str, Any], message: Mapping[str, Any], finish: str | None, usage: object, *, tier: str = ""
+) -> Iterator[str]:
     """Yield a chat completion's server-sent events: the text by words, how it ended, the usage if that is asked for."""
+    more = {"service_tier": tier} if tier else {}
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
     deltas += [
         {name: word} for name in ("content", "refusal") for word in re.findall(r"\s*\S+|\s+", message[name] or "")
     ]
     for delta in deltas:
-        yield _event(body, [{"index": 0, "delta": delta, "finish_reason": None}])
+        yield _event(body, [{"index": 0, "delta": delta, "finish_reason": None}], **more)
     if finish is not None:
-        yield _event(body, [{"index": 0, "delta": {}, "finish_reason": finish}])
+        yield _event(body, [{"index": 0, "delta": {}, "finish_reason": finish}], **more)
     if usage and body.get("stream_options") == {"include_usage": True}:
-        yield _event(body, [], usage=usage)
+        yield _event(body, [], usage=usage, **more)
     yield "data: [DONE]\n\n"
 
 

@@ -228,6 +228,7 @@ def test_no_import_points_upwards() -> None:
     assert upwards == []
 
 
+@pytest.mark.slow
 def test_no_folder_is_imported_by_its_bare_name() -> None:
     """A user's project has a `tasks` of its own: this one's is `prefect_dispatch.tasks`."""
     folders = (*FOLDERS.values(), ROOT / "tests", ROOT / "examples")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, expect
 
+from prefect_dispatch.models.bill import BillRow
 from prefect_dispatch.reporting.html.page import MAX_ROWS, render_page
 from tests.reports import made
 from tests.test_page import HOSTILE
@@ -242,6 +243,7 @@ def test_light_and_dark(browser: Browser, some: str, tmp_path: Path) -> None:
         window.get_by_label("Theme").select_option("Dark")
         assert window.evaluate(ground) == dark
         window.reload()
+        window.wait_for_function(READY)
         assert window.evaluate(ground) == dark
 
 
@@ -294,6 +296,43 @@ def test_findings_lead_to_items(browser: Browser, some: str) -> None:
         expect(window.locator(".shown")).to_have_text("3 of 60 rows")
         window.locator(".ag-row").first.click()
         expect(window.get_by_text("Since the last run: changed")).to_be_visible()
+
+
+def test_what_cost_how_much(browser: Browser, tmp_path: Path) -> None:
+    """The bill is among the methods: each column with several values, an unknown price in words, and what is stored."""
+    report, briefs, items = made(60)
+
+    def row(model: str, paid: Literal["run", "stored"], usd: float | None) -> BillRow:
+        return BillRow(
+            paid=paid,
+            stage="items",
+            brief="b",
+            model=model,
+            tier="live",
+            step="ask",
+            requests=2,
+            prompt_tokens=1500,
+            uncached_tokens=1500,
+            completion_tokens=80,
+            cost_usd=usd,
+            known_usd=usd or 0.0,
+            unpriced=0 if usd else 2,
+        )
+
+    bill = row("<b>dear</b>", "run", 1.25), row("odd", "run", None), row("odd", "stored", 0.5)
+    file = tmp_path / "report.html"
+    file.write_text("".join(render_page(report.model_copy(update={"bill": bill}), briefs, items)), encoding="utf-8")
+    with opened(browser, file.as_uri()) as window:
+        window.get_by_text("Methods: how the answers were merged").click()
+        table = window.locator("table", has_text="tokens sent")
+        assert [line.split("\t") for line in table.inner_text().splitlines()] == [
+            ["by", "", "requests", "tokens sent", "of that cached", "tokens received", "cost"],
+            ["model", "<b>dear</b>", "2", "1,500", "0", "80", "$1.25"],
+            ["model", "odd", "2", "1,500", "0", "80", "2 calls of unknown price"],
+        ]
+        expect(window.get_by_text("Paid before this run, for the answers from the store: $0.5000.")).to_be_visible()
+        table.scroll_into_view_if_needed()
+        picture(window, "page-bill", tmp_path)
 
 
 def test_on_paper(browser: Browser, some: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, PythonCallable, dispatch, plan
 from prefect_dispatch.calls.prompt_prefixes import MAX_DELAY_S, PromptPrefix, PromptPrefixes
-from prefect_dispatch.executors.llm.llm import listed_prefix_cache
+from prefect_dispatch.executors.llm.discounts import listed_prefix_cache
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.executors.test_hosted import BY_LITELLM, Provider, claude
 from tests.openai_server import Behaviour, PrefixCache, openai_server
@@ -146,6 +146,7 @@ def test_batches_and_programs_have_no_prefix() -> None:
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.slow
 def test_the_brief_is_paid_for_once_and_the_plan_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     """With ten at once, 19 of 20 calls find the brief in the cache; the plan's bill is that of the provider."""
     monkeypatch.setenv("OPENAI_API_KEY", "none")

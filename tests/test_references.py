@@ -95,6 +95,7 @@ def test_a_name_of_the_standard_library_is_taken(tmp_path: Path) -> None:
     (tmp_path / "json" / "__init__.py").write_text("x = 1\n", encoding="utf-8")
     with pytest.raises(BriefError, match="'json:x' can't be loaded: Python knows another module 'json' already"):
         import_reference("json:x", tmp_path)
+    assert str(tmp_path) not in sys.path  # else it would be found first by what imports it later
 
 
 @pytest.mark.parametrize(

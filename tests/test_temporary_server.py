@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -67,6 +68,16 @@ def start_up(server: TemporaryServer, timeout_s: float = START_S) -> None:
 def process(server: TemporaryServer) -> int:
     """Return the number of the process that answers."""
     return int(httpx.get(f"{server.url}/health", timeout=60).text)
+
+
+def test_a_module_of_the_users_is_not_pythons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A `json.py` in a job's folder, or in the one that the command was called in, keeps no server from starting."""
+    (tmp_path / "json.py").write_text("raise RuntimeError\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with serving("create_app") as (server, _):
+        start_up(server)
+        assert process(server)
 
 
 def test_a_server_that_is_killed_is_started_again() -> None:
@@ -186,7 +197,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
         ephemeral_server._servers.clear()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- the next test begins without
 
 
-def test_a_process_has_one_server(tiny: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_has_one_server(
+    tiny: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is named by the settings within; the next use finds it again; what happens to it is logged."""
     assert not has_server()
     with use_server():
@@ -202,6 +215,8 @@ def test_a_process_has_one_server(tiny: None, caplog: pytest.LogCaptureFixture) 
         one.kill()
         wait_until(lambda: len(said) == 2, "it was started again")
     assert len(children("create_app")) == 1
+    # Prefect's set-up of logging replaces the handlers of the root, whichever test it comes in.
+    monkeypatch.setattr(logging.getLogger("prefect"), "handlers", [caplog.handler])
     ephemeral_server._log("It is started again.")  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- by whom it is observed else
     assert "It is started again." in caplog.text
 

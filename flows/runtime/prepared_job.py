@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,9 @@ class PreparedJob:
     @property
     def merge_start(self) -> StartMerger | None:
         """The function that merges the changes which some work starts from, if the integrator has one."""
-        return self.integrator.merge_start if isinstance(self.integrator, MergeBranches) else None
+        if not isinstance(self.integrator, MergeBranches):
+            return None
+        return partial(self.integrator.merge_start, briefs=self.briefs)
 
     @property
     def resources(self) -> set[str]:

@@ -20,6 +20,7 @@ from prefect_dispatch.integrators.audit.brief_conformance import check_requireme
 from prefect_dispatch.integrators.audit.laws import audit, is_traced
 from prefect_dispatch.integrators.base import BaseIntegrator, Integrator
 from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.merge_branches.candidates import CANDIDATES
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches, refused_outcomes
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.integrators.registry import AnyIntegrator
@@ -27,9 +28,21 @@ from prefect_dispatch.integrators.run_merge import run_integrator
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
 from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.base import Frozen
+from prefect_dispatch.models.bill import DECIMALS, rows_paid, sum_costs
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.decisions import Decisions
-from prefect_dispatch.models.ledger import TO_DECIDE, WEB_SOURCES, Gap, LedgerRow, Merge, Ref, Requirement, Violation
+from prefect_dispatch.models.ledger import (
+    CASCADE,
+    DIFFERENCE,
+    TO_DECIDE,
+    WEB_SOURCES,
+    Gap,
+    LedgerRow,
+    Merge,
+    Ref,
+    Requirement,
+    Violation,
+)
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.security.escaping import strip_control_chars
@@ -42,6 +55,8 @@ if TYPE_CHECKING:
 
 OUTCOMES, QUESTIONS = "outcomes.jsonl", "questions.jsonl"
 _NOT_MERGED_AGAIN = ": nothing is merged once more."
+_ADDED_TABLES = frozenset({WEB_SOURCES, CASCADE, DIFFERENCE})
+"""Tables that are no part of a merge, but were added to its report."""
 _INTEGRATOR_ADAPTER: TypeAdapter[AnyIntegrator] = TypeAdapter(AnyIntegrator)
 
 
@@ -265,7 +280,7 @@ def _build_merge(report: Report, outcomes: Sequence[Outcome], questions: Sequenc
         rules=report.rules,
         proposals=report.proposals,
         flags=report.flags,
-        tables=tuple(table for table in report.tables if table.name != WEB_SOURCES),
+        tables=tuple(table for table in report.tables if table.name not in _ADDED_TABLES),
         documents=tuple(each for each in report.documents if each.name != TO_DECIDE),
         shortfalls=report.shortfalls,
         asked=tuple(questions),
@@ -291,12 +306,32 @@ def _sum_violations(report: Report, outcomes: Sequence[Outcome], questions: Sequ
     if report.gaps != gaps:
         yield Violation(law="conservation", where="/gaps", message="these are not the gaps among the outcomes.")
     for name, part in (("usage", [*outcomes, *questions]), ("integration", questions)):
-        if getattr(report, name) != Spending.of(part):
+        if not _is_same_spending(getattr(report, name), Spending.of(part)):
             yield Violation(law="conservation", where=f"/{name}", message="it is not the sum over the outcomes.")
+    billed = sum_costs(rows_paid(report.bill, "run"))
+    if report.bill and any(getattr(billed, name) != getattr(report.usage, name) for name in _BILLED):
+        yield Violation(law="conservation", where="/bill", message="its rows do not add up to the usage.")
     is_violated = any(row.verdict == "violated" for row in report.requirements)
-    if report.status == "complete" and (gaps or report.shortfalls or is_violated):
+    # A candidate without an answer leaves no gap where another one of its module counts.
+    covered = {str(row.get("candidate")) for table in report.tables if table.name == CANDIDATES for row in table.rows}
+    is_lacking = any(f"{gap.brief}/{gap.item}" not in covered for gap in gaps)
+    if report.status == "complete" and (is_lacking or report.shortfalls or is_violated):
         message = "it is 'complete', beside gaps, shortfalls or violated requirements."
         yield Violation(law="conservation", where="/status", message=message)
+
+
+_BILLED = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd", "estimated_usd", "unsettled")
+"""The fields that a bill and the usage of a run have in common."""
+
+
+def _is_same_spending(stated: Spending, summed: Spending) -> bool:
+    """Return whether two sums agree: their costs up to what rounding each row of a bill makes of them."""
+    tolerance = (1 + summed.requests) / 10**DECIMALS
+    costs = ("cost_usd", "estimated_usd")
+    pairs = [(getattr(stated, name), getattr(summed, name)) for name in costs]
+    return stated.model_copy(update={name: getattr(summed, name) for name in costs}) == summed and all(
+        one == other or (None not in (one, other) and abs(one - other) <= tolerance) for one, other in pairs
+    )
 
 
 def _read_inputs(report: Report) -> _AuditInputs:

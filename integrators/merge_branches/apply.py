@@ -113,6 +113,8 @@ def order_changes(git: Git, outcomes: Iterable[Outcome], needs: Needs = NO_NEEDS
     """
     branches, equal, idle = list[Branch](), dict[Ref, Ref](), list[Ref]()
     first: dict[tuple[str, str], Ref] = {}
+    outcomes = [*outcomes]
+    known = {Ref.of(outcome) for outcome in outcomes}
     for outcome, needed in _order_by_needs(sorted(outcomes, key=_merge_order), find_needed(needs)):
         ref, change = Ref.of(outcome), outcome.change
         if outcome.status != "succeeded":
@@ -125,8 +127,9 @@ def order_changes(git: Git, outcomes: Iterable[Outcome], needs: Needs = NO_NEEDS
             equal[ref] = original
         else:
             commit = create_commit(git, change, single_line(str(ref)))
+            # Of several candidates it starts from the one that is among the outcomes.
             direct = (make_ref(name, outcome.item) for name in sorted(needs.get(outcome.brief, ())))
-            on = tuple(dict.fromkeys(equal.get(each, each) for each in direct if each not in idle))
+            on = tuple(dict.fromkeys(equal.get(each, each) for each in direct if each in known and each not in idle))
             branches.append(Branch(ref, change, commit, list_differences(git, change.base, commit), on))
     return OrderedChanges(tuple(branches), equal, tuple(sorted(idle, key=lambda each: each.order)))
 

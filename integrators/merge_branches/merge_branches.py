@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -12,7 +13,7 @@ from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.executors.base import BaseExecutor
 from prefect_dispatch.executors.registry import AnyExecutor
 from prefect_dispatch.executors.shell import Shell
-from prefect_dispatch.integrators.base import BaseIntegrator, Delivery, QueryEstimate
+from prefect_dispatch.integrators.base import BaseIntegrator, Delivery, QueryEstimate, Question
 from prefect_dispatch.integrators.merge_branches.apply import (
     PATCH_NAME,
     AppliedChange,
@@ -25,6 +26,17 @@ from prefect_dispatch.integrators.merge_branches.apply import (
     merged_patch,
     order_changes,
     overlaps_table,
+)
+from prefect_dispatch.integrators.merge_branches.candidates import (
+    Direction,
+    JudgeScorer,
+    MetricScorer,
+    ReplayedQueries,
+    Selection,
+    alternatives_of,
+    candidates_table,
+    metric_query,
+    select_candidates,
 )
 from prefect_dispatch.integrators.merge_branches.publish_branch import (
     CommitMessages,
@@ -68,8 +80,10 @@ from prefect_dispatch.integrators.merge_branches.result import (
 )
 from prefect_dispatch.integrators.merge_branches.syntax import describe_syntax_merge
 from prefect_dispatch.integrators.merge_branches.three_way import Entry, display_path, list_differences
+from prefect_dispatch.integrators.tournament.matches import count_pairs, judge_brief, match_row, matches_table
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Command
+from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.ledger import Merge, Ref, Violation
 from prefect_dispatch.workspaces.git import Git
 from prefect_dispatch.workspaces.workspace import Workspace
@@ -82,9 +96,11 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.integrators.merge_branches.apply import Branch, MergeState, Needs, Resolution, Resolver
+    from prefect_dispatch.integrators.merge_branches.candidates import Scorer
     from prefect_dispatch.integrators.merge_branches.three_way import MergedTree
+    from prefect_dispatch.integrators.tournament.matches import Contest, Match
     from prefect_dispatch.models.brief import Brief
-    from prefect_dispatch.models.ledger import Document
+    from prefect_dispatch.models.ledger import Document, Table
     from prefect_dispatch.models.outcome import Outcome
 
 
@@ -155,6 +171,10 @@ class MergeBranches(BaseIntegrator, Strict):
     **Acceptance** (`accept`). Changes that merge without a conflict may still break the whole. The command is run on
     the merge, and a change that breaks it is left out if the base passes (`check`).
 
+    **Candidates.** The samples of a brief are candidates: one of them is merged, and the others are `overridden`. One
+    that fails its acceptance command has no answer. Of the others the best counts, by a command that prints a number
+    (`metric`) or by a judge (`criterion`); of equal ones, and without either, the first by number.
+
     **Value.** `{"base": …, "commit": …, "tree": …, "accepted": …, "files": […], "said": […], "gaps": […]}`: `files` are
     those that differ from the base, with the changes that they come from; `said` has each agent's answer.
     `merge_changes.patch` is the whole merge, and `review.md` shows a reviewer which change touched what, which changes
@@ -184,6 +204,15 @@ class MergeBranches(BaseIntegrator, Strict):
     """What becomes of the branch outside of the repository: a push, and a pull request. None: nothing leaves it."""
     agent: AnyExecutor | None = None
     """The agent that combines conflicting changes. None: the job's executor."""
+    metric: Command | None = None
+    """A command that measures each candidate of a brief with `samples`, in a checkout of its own: its last line is a
+    number; with a `report`, the number is that of the tests that pass."""
+    direction: Direction = "max"
+    """Whether the candidate with the highest number of the metric counts, or the one with the lowest."""
+    criterion: Annotated[str, StringConstraints(strip_whitespace=True)] = ""
+    """Instead of a metric: what makes one candidate better than another, for a judge that compares them in pairs."""
+    judge: AnyExecutor | None = None
+    """The executor that judges by the criterion."""
     pass_env: tuple[str, ...] = ()
     """Names of environment variables that are passed to the acceptance command."""
 
@@ -200,10 +229,26 @@ class MergeBranches(BaseIntegrator, Strict):
             raise ValueError(f"accept: it passes or fails by its exit code, and reads no item; leave out {key!r}")
         return self
 
-    @field_serializer("agent", when_used="json")
-    def _serialize_agent(self, agent: object) -> object:
-        serializable = agent is None or isinstance(agent, BaseModel)
-        return agent if serializable else type(agent).__name__
+    @model_validator(mode="after")
+    def _validate_choice(self) -> Self:
+        if self.metric and self.criterion:
+            raise ValueError("'metric' and 'criterion' both choose between candidates; remove one of them")
+        if self.metric and self.metric.stdin:
+            raise ValueError("metric: it measures a checkout, and reads no item; leave out 'stdin'")
+        if self.direction != "max" and not self.metric:
+            raise ValueError("'direction' is for a 'metric'; name a command that prints a number, or leave it out")
+        if self.criterion and self.judge is None:
+            raise ValueError(
+                "'criterion' is for a judge; name its executor under 'judge', such as {kind: llm, model: …}"
+            )
+        if self.judge is not None and not self.criterion:
+            raise ValueError("'judge' is for a 'criterion': say what makes one candidate better, or leave it out")
+        return self
+
+    @field_serializer("agent", "judge", when_used="json")
+    def _serialize_executor(self, executor: object) -> object:
+        serializable = executor is None or isinstance(executor, BaseModel)
+        return executor if serializable else type(executor).__name__
 
     def with_executor(self, executor: Executor, folder: Path) -> MergeBranches:
         """Return this integrator with the executor's workspace, unless it has its own.
@@ -239,15 +284,33 @@ class MergeBranches(BaseIntegrator, Strict):
             require_branch(Git(Path(workspace.repo)), self.branch)
         if self.publish and self.publish.push:
             require_publishing(Path(workspace.repo), self.publish)
-        agent = BaseExecutor.of(self.agent).resolve_paths(folder) if self.agent else None
-        return self.model_copy(update={"workspace": workspace, "agent": agent})
+        agent, judge = (
+            BaseExecutor.of(each).resolve_paths(folder) if each else None for each in (self.agent, self.judge)
+        )
+        return self.model_copy(update={"workspace": workspace, "agent": agent, "judge": judge})
 
-    def preflight(self, briefs: Sequence[Brief]) -> None:  # noqa: ARG002 -- the signature of every check
-        """Check that the command can be run, and that the agent edits files, as far as that can be known before a run.
+    def alternatives(self, briefs: Sequence[Brief]) -> dict[str, str]:
+        """Return the briefs that are candidates, each with the name of the brief that they are samples of."""
+        return alternatives_of(briefs)
+
+    def preflight(self, briefs: Sequence[Brief]) -> None:
+        """Check that commands can be run, and that the agent edits files, as far as that can be known before a run.
 
         Raises:
-            JobError: If not.
+            JobError: If not, or if there is a rule for candidates, and no brief has any.
         """
+        chooser = "metric" if self.metric else "criterion" if self.criterion else ""
+        if chooser and not self.alternatives(briefs):
+            raise JobError(
+                f"integrator.{chooser} chooses between candidates, and there are none: give a brief 'samples' (of a "
+                f"module: 'candidates'), or leave {chooser!r} out."
+            )
+        if self.metric:
+            self._acceptance_executor(self._effective_workspace.base).require_supported(
+                [metric_query(self.metric, BASE_LABEL, "").brief]
+            )
+        if self.judge is not None:
+            BaseExecutor.of(self.judge).require_supported([judge_brief(self.criterion)])
         if self.accept:
             self._acceptance_executor(self._effective_workspace.base).require_supported(
                 [acceptance_query(self.accept, BASE_LABEL, "").brief]
@@ -258,19 +321,25 @@ class MergeBranches(BaseIntegrator, Strict):
                 "agent, or leave it out where the job's executor is one."
             )
 
-    def estimate_queries(self, work: int, briefs: Sequence[Brief]) -> list[QueryEstimate]:  # noqa: ARG002 -- the signature of every integrator
-        """Return the minimum number of queries: one at the end, or one for each change and the base."""
-        if self.accept is None:
-            return []
-        times = work + 1 if self.check == "each" else 1
-        return [
-            QueryEstimate(
-                acceptance_query(self.accept, BASE_LABEL, ""),
-                0,
-                times,
-                self._acceptance_executor(self._effective_workspace.base),
-            )
-        ]
+    def estimate_queries(self, work: int, briefs: Sequence[Brief]) -> list[QueryEstimate]:
+        """Return the queries: of the acceptance command at least as many as sure, to choose candidates at most."""
+        alternatives = self.alternatives(briefs)
+        groups = Counter(alternatives.values())
+        items = work // max(1, len(briefs))
+        shell = self._acceptance_executor(self._effective_workspace.base)
+        queries: list[QueryEstimate] = []
+        if self.metric:
+            times = items * sum(groups.values())
+            queries.append(QueryEstimate(metric_query(self.metric, BASE_LABEL, ""), 0, times, shell))
+        if self.criterion:
+            times = items * sum(2 * count_pairs(size, None) for size in groups.values())
+            query = Question(brief=judge_brief(self.criterion), item=Item(key="candidates", value={}))
+            queries.append(QueryEstimate(query, 2, times, self.judge))
+        if self.accept:
+            merged = work - items * (sum(groups.values()) - len(groups))
+            times = merged + 1 if self.check == "each" else 1
+            queries.append(QueryEstimate(acceptance_query(self.accept, BASE_LABEL, ""), 0, times, shell))
+        return queries
 
     def merge_asking(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker) -> Merge:
         """Return the merge; queries are sent only for an acceptance command, or for conflicts that an agent resolves.
@@ -278,17 +347,42 @@ class MergeBranches(BaseIntegrator, Strict):
         Raises:
             DispatchError: If the outcomes have no change, or changes of different bases.
         """
-        repo = RepositoryBase.of(self._git, common_base(outcomes, _needs_of(briefs)))
+        selection, matches = self._select(briefs, outcomes, ask)
+        repo = RepositoryBase.of(self._git, common_base(selection.kept, _needs_of(briefs)))
         agent = self.agent or ask.executor
         agent_at = partial(executor_at_commit, agent, repo.git.repo) if edits_files(agent) else None
         acceptance = AcceptanceRunner(repo, self.accept, self._acceptance_executor, ask)
-        return self._merge_changes(repo, briefs, outcomes, acceptance, ConflictAgent(repo, briefs, agent_at, ask))
+        resolve = ConflictAgent(repo, briefs, agent_at, ask)
+        merge = self._merge_changes(repo, briefs, outcomes, selection, acceptance, resolve)
+        return merge.model_copy(update={"tables": (*merge.tables, *matches)})
+
+    def _select(
+        self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker | None
+    ) -> tuple[Selection, tuple[Table, ...]]:
+        """Choose one candidate of each group; return the choices, and the table of a judge's matches, if any.
+
+        Args:
+            briefs: The briefs of the job.
+            outcomes: The outcomes.
+            ask: Runs the metric, and the queries of the judge.
+        """
+        played: list[tuple[Contest, Match]] = []
+        score: Scorer | None = None
+        if ask and self.metric:
+            score = MetricScorer(self._git, self.metric, self._acceptance_executor, ask)
+        elif ask and self.criterion:
+            score = JudgeScorer(self.criterion, self.judge, ask, played)
+        rule = f"metric ({self.direction})" if self.metric else "judge"
+        selection = select_candidates(briefs, outcomes, score, rule, self.direction)
+        rows = [match_row(contest, match) for contest, match in played]
+        return selection, (matches_table(rows),) if rows else ()
 
     def _merge_changes(
         self,
         repo: RepositoryBase,
         briefs: Sequence[Brief],
         outcomes: Sequence[Outcome],
+        selection: Selection,
         acceptance: AcceptanceTest,
         resolve: Resolver,
     ) -> Merge:
@@ -298,45 +392,75 @@ class MergeBranches(BaseIntegrator, Strict):
             repo: The repository and the base.
             briefs: The briefs of the job.
             outcomes: The outcomes.
+            selection: The candidates that are merged, of those with alternatives.
             acceptance: Says whether the acceptance command passes.
             resolve: Resolves conflicts by an agent.
         """
         ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
         # 1. Order the changes, apply them one by one with acceptance runs, and write the commits to publish.
-        changes = order_changes(repo.git, ordered, _needs_of(briefs))
+        changes = order_changes(repo.git, selection.kept, _needs_of(briefs))
         apply_one = partial(apply_change, repo, rule=self.on_conflict, resolve=resolve)
         apply_all = check_each_change if self.check == "each" else check_at_end
         steps = apply_all(repo, changes.branches, apply_one, acceptance)
-        history = write_history(repo, changes.branches, steps, CommitMessages(ordered, briefs))
-        result = MergeResult(repo, ordered, changes, steps, [*acceptance.verdicts.values()], history)
+        describe = CommitMessages(ordered, briefs)
+        history = write_history(repo, changes.branches, steps, describe)
+        result = MergeResult(repo, ordered, changes, steps, [*acceptance.verdicts.values()], history, selection)
         # 2. Report the result.
         value, overlaps = merged_value(result), overlaps_table(repo, changes.branches)
         tables = (branches_table(result), overlaps, conflicts_table(result), acceptance_table(result))
+        candidates, patches = candidates_table(repo.git, selection, describe)
+        chosen = self._describe_choice() if selection.choices else ""
         check = _CHECKS[self.check] if self.accept else ""
-        rules = " ".join(filter(None, (_ORDER, describe_syntax_merge(), _CONFLICTS[self.on_conflict], check)))
+        rules = " ".join(filter(None, (_ORDER, chosen, describe_syntax_merge(), _CONFLICTS[self.on_conflict], check)))
         return Merge(
             value=value,
             ledger=tuple(ledger_rows(result)),
             fields=tuple(field_rows(result, value)),
             rules=rules,
             flags=tuple(flags(result, overlaps)),
-            tables=tables,
-            documents=(merged_patch(repo, result.final_state.tree), review_document(result, tables, rules)),
+            tables=(*tables, *([candidates] if selection.choices else [])),
+            documents=(merged_patch(repo, result.final_state.tree), review_document(result, tables, rules), *patches),
             failed=failure_message(result),
             shortfalls=tuple(shortfalls(result)),
         )
 
-    def merge_start(self, outcomes: Sequence[Outcome], needs: Needs) -> str:
+    def _describe_choice(self) -> str:
+        """Return the rule by which candidates are chosen, in words."""
+        if self.metric:
+            how = (
+                "the one with the most tests that pass counts"
+                if self.metric.report
+                else f"the one with the {'highest' if self.direction == 'max' else 'lowest'} metric counts"
+            )
+        elif self.criterion:
+            how = (
+                f"a judge compared them in pairs, each in both orders, by {self.criterion!r}, and the one that won the "
+                "largest share of its matches counts, a tie being half a win"
+            )
+        else:
+            how = "the first by number counts"
+        equal = "" if how.startswith("the first") else "; of equal ones the first by number counts"
+        return f"Of the candidates of one brief that were accepted, {how}{equal}."
+
+    def merge_start(
+        self,
+        outcomes: Sequence[Outcome],
+        needs: Needs,
+        *,
+        briefs: Sequence[Brief] = (),
+    ) -> str:
         """Merge the changes that some work starts from, and return the commit, which no branch references.
 
         Args:
             outcomes: The outcomes that the work needs, each with those that it needs itself.
             needs: For each brief the names of those that it needs.
+            briefs: The briefs of the job; of candidates among them, the first one with an answer is merged.
 
         Raises:
             DispatchError: If they contradict each other, and `on_conflict` isn't `priority`.
         """
-        commit, conflicts = merge_needed(self._git, outcomes, needs)
+        selection, _ = self._select(briefs, outcomes, None)
+        commit, conflicts = merge_needed(self._git, selection.kept, needs)
         if conflicts and self.on_conflict != "priority":
             places = ", ".join(sorted({repr(display_path(each.conflict.path)) for each in conflicts}))
             raise DispatchError(
@@ -352,8 +476,9 @@ class MergeBranches(BaseIntegrator, Strict):
         """
         describe = CommitMessages(outcomes, briefs)
         needs = _needs_of(briefs)
-        repo = RepositoryBase.of(self._git, common_base(outcomes, needs))
-        branches = order_changes(repo.git, outcomes, needs).branches
+        selection, matches = self._select(briefs, outcomes, ReplayedQueries(merge.asked))
+        repo = RepositoryBase.of(self._git, common_base(selection.kept, needs))
+        branches = order_changes(repo.git, selection.kept, needs).branches
         if self.on_conflict == "agent" or not all(describe.has_goal(each.ref) for each in branches):
             return None
         recorded = RecordedAcceptance(
@@ -363,14 +488,18 @@ class MergeBranches(BaseIntegrator, Strict):
             },
             is_run=self.accept is not None,
         )
-        return self._merge_changes(repo, briefs, outcomes, recorded, lambda _state, _branch, _tree: "no agent is asked")
+        again = self._merge_changes(
+            repo, briefs, outcomes, selection, recorded, lambda _state, _branch, _tree: "no agent is asked"
+        )
+        return again.model_copy(update={"tables": (*again.tables, *matches)})
 
     def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
         """Yield where a merge differs from the one that the changes in its ledger result in."""
         value = cast("dict[str, Any]", merge.value)
         needs = _needs_of(briefs)
-        base = common_base(outcomes, needs)
-        repo, changes = RepositoryBase.of(self._git, base), order_changes(self._git, outcomes, needs)
+        selection, _ = self._select(briefs, outcomes, ReplayedQueries(merge.asked))
+        base = common_base(selection.kept, needs)
+        repo, changes = RepositoryBase.of(self._git, base), order_changes(self._git, selection.kept, needs)
         merged = {Ref.of(row) for row in merge.ledger if row.disposition == "merged"}
         branches = [each for each in changes.branches if each.ref in merged]
         # 1. Repeat the merge of these changes, with an agent's answers as the table of conflicts has them.

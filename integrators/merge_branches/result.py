@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         RepositoryBase,
         ResolvedConflict,
     )
+    from prefect_dispatch.integrators.merge_branches.candidates import Selection
     from prefect_dispatch.integrators.merge_branches.publish_branch import History
     from prefect_dispatch.integrators.merge_branches.queries import Verdict
     from prefect_dispatch.integrators.merge_branches.three_way import Conflict, DoubtKind
@@ -65,6 +66,8 @@ class MergeResult:
     """The results of the acceptance command, in the order of the runs."""
     history: History
     """The commits to publish."""
+    selection: Selection
+    """The candidates that were chosen, where there are any."""
 
     @property
     def final_state(self) -> MergeState:
@@ -182,6 +185,10 @@ def ledger_rows(result: MergeResult) -> Iterator[LedgerRow]:
         rows[ref] = LedgerRow(**ref.model_dump(), disposition="duplicate_of", by=original, reason="the same change")
     for ref in result.changes.unchanged:
         rows[ref] = LedgerRow(**ref.model_dump(), disposition="merged", reason="changed nothing")
+    # A chosen candidate says why it was, whatever became of it; the others were never merged.
+    for ref, why in result.selection.reasons.items():
+        rows[ref] = rows[ref].model_copy(update={"reason": "; ".join(filter(None, (why, rows[ref].reason)))})
+    rows |= result.selection.rows
     for outcome in result.outcomes:
         yield unanswered(outcome) or rows[Ref.of(outcome)]
 
@@ -269,6 +276,7 @@ RULE_EFFECTS = {
 
 def shortfalls(result: MergeResult) -> Iterator[str]:
     """Yield what could not be done, one sentence each."""
+    yield from result.selection.shortfalls
     for ref in result.changes.unchanged:
         yield f"{ref} changed nothing in the repository."
     for step in result.steps:
@@ -510,6 +518,8 @@ def _unmerged_lines(result: MergeResult) -> Iterator[str]:
     """Yield lines about the outcomes whose changes were not merged one by one."""
     for ref, original in result.changes.duplicates.items():
         yield f"- {escape_paragraph(f'{ref} is the same change as {original}.')}"
+    for choice in result.selection.choices:
+        yield f"- {escape_paragraph(f'{Ref.of(choice.winner)} is chosen: {choice.reason}.')}"
     for each in result.outcomes:
         if each.status != "succeeded":
             why = f": {each.error.kind}: {each.error.message}" if each.error else ""

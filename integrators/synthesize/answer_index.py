@@ -364,6 +364,10 @@ class Source:
         """Return whether the answer has a figure; see `FigureIndex.has`."""
         return self._figures.has(figure, text)
 
+    def has_converted(self, figure: Figure, text: str) -> bool:
+        """Return whether the answer has an amount in a unit of its dimension; see `FigureIndex.has_converted`."""
+        return self._figures.has_converted(figure, text)
+
     def units_of(self, figure: Figure, text: str) -> set[Unit]:
         """Return the units in which the answer gives a number; see `FigureIndex.units_of`."""
         return self._figures.units_of(figure, text)

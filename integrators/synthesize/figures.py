@@ -11,7 +11,8 @@ such as `half a million`. Roman numerals and signs such as `½` or `⑥` are no 
 
 `m`, `b` and `t` after an amount of money are scales: `$5.2m` and `5.2m euros` are 5200000. Elsewhere `5.2m` may be 5.2
 metres or 5.2 million; it is looked up as millions first, and as metres where it is written `5.2 m`, or where the text
-is about a length or about what the source measures. Every pattern here runs in time linear in the length of the text.
+is about a length or about what the source measures. An amount is also looked up in other units of its dimension:
+`5.4 t` is 5,400 kg. Every pattern here runs in time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from decimal import Context, Decimal
+from fractions import Fraction
 from itertools import product
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prefect_dispatch.integrators.synthesize.units import METRE, find_currency, read_units
+from prefect_dispatch.integrators.synthesize.units import METRE, find_currency, read_measures, read_units
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from prefect_dispatch.integrators.synthesize.units import Unit
+    from prefect_dispatch.integrators.synthesize.units import Measure, Unit
 
 EXACT = Context(prec=200)
 """Arithmetic without rounding: a figure has at most 60 digits, and few scale words."""
@@ -414,11 +416,15 @@ class FigureIndex:
         self._units: dict[tuple[Decimal, bool], set[Unit]] = defaultdict(set)
         self._bare: set[tuple[Decimal, bool]] = set()
         self._measured: dict[Decimal, set[str]] = defaultdict(set)
+        # The amounts of one kind and sign, by size in the first unit of the kind.
+        self._amounts: dict[tuple[str, bool], list[Fraction]] = defaultdict(list)
         for text in texts:
             for figure in extract_figures(text):
                 figures.append(figure)
                 if figure.kind == "number":
                     self._add_units(figure, text)
+        for amounts in self._amounts.values():
+            amounts.sort()
         dates = {date for figure in figures for date in figure.dates}
         # Each date with all that it supports: `31 January 2024` supports `January 2024` and `2024`.
         self._dates = {part for date in dates for part in _list_parts(date)}
@@ -451,13 +457,13 @@ class FigureIndex:
     def has(self, figure: Figure, text: str = "") -> bool:
         """Return whether the source has a figure, or what it is rounded from.
 
-        `12 %` matches 12 and 0.12, too, and the other way round.
+        `12 %` matches 12 and 0.12, too, and the other way round; `5.4 t` matches 5,400 kg.
 
         Args:
             figure: The figure.
             text: The text in which it stands; empty: it is compared as it is.
         """
-        if figure.name and self._has_name(figure.name):
+        if (figure.name and self._has_name(figure.name)) or self.has_converted(figure, text):
             return True
         if figure.kind == "date":
             return any(each in self._dates or self._has_day(each) for each in figure.dates)
@@ -475,6 +481,30 @@ class FigureIndex:
         """Return the units in which the source gives a number, or what it is rounded from."""
         return {unit for number in self._find_numbers(figure, text) for unit in self._units.get(number, ())}
 
+    def has_converted(self, figure: Figure, text: str) -> bool:
+        """Return whether the source has an amount in any unit that its own converts into, or what it is rounded from.
+
+        The digits that the text states say how exact it is: `5.40 t` is more exact than `5.4 t`, and 5,400 kg is exact
+        unless a word such as `about` says that it is rounded.
+
+        Args:
+            figure: The figure.
+            text: The text in which it stands.
+        """
+        measures = _read_measures(figure, text)
+        # `5.2m` is a length only where the text says so.
+        is_apart = text[figure.number_end : figure.number_end + 1].isspace()
+        if not measures or (figure.other and not is_apart and not _LENGTH.search(text)):
+            return False
+        bounds = _list_bounds(figure, text, _stated_quantum(figure, text))
+        for kind, size in measures:
+            least, most = (Fraction(bound) * size for bound in bounds)
+            amounts = self._amounts.get((kind, figure.value.is_signed()), [])
+            at = bisect_left(amounts, least)
+            if at < len(amounts) and amounts[at] <= most:
+                return True
+        return False
+
     def _add_units(self, figure: Figure, text: str) -> None:
         """Record the units of a number, and the words around one in metres."""
         number = (figure.value, figure.percent)
@@ -482,6 +512,8 @@ class FigureIndex:
         self._units[number] |= units
         if not units:
             self._bare.add(number)
+        for kind, size in _read_measures(figure, text):
+            self._amounts[kind, figure.value.is_signed()].append(abs(Fraction(figure.value)) * size)
         if METRE in units:
             around = text[max(0, figure.start - _NEAR) : end + _NEAR]
             self._measured[figure.value].update(_MEANING.findall(around.lower()))
@@ -524,22 +556,54 @@ class FigureIndex:
         value = abs(figure.value)
         if not value.is_normal():
             return
-        hedge = _HEDGE.search(text[max(0, figure.start - 20) : figure.start])
+        hedge = _find_hedge(figure, text)
         quantum = Decimal(1).scaleb(_exponent(value))
         is_bound = bool(hedge) and not (hedge and hedge["about"])
-        if hedge and hedge["above"]:
-            least, most = value, value * _MORE
-        elif hedge and hedge["below"]:
-            least, most = value / _MORE, value
-        else:
-            distance = min(quantum / 2, value * _ROUNDING)
-            least, most = value - distance, value + distance
+        least, most = _list_bounds(figure, text, quantum)
         is_scaled = figure.other == figure.value or text[figure.start : figure.end].strip("0123456789.,%- ") != ""
         is_rough = bool(hedge) or is_scaled or (value >= _MIN_ROUNDED and quantum <= 1)
         sizes = self._sizes.get((figure.percent, figure.value.is_signed()), [])
         for number in sizes[bisect_left(sizes, least) : bisect_right(sizes, most)] if is_rough else ():
             if is_bound or _exponent(number) < _exponent(value):
                 yield number.copy_sign(figure.value), figure.percent
+
+
+def _find_hedge(figure: Figure, text: str) -> re.Match[str] | None:
+    """Return the words before a number that say that it is rounded, or a bound."""
+    return _HEDGE.search(text[max(0, figure.start - 20) : figure.start])
+
+
+def _list_bounds(figure: Figure, text: str, quantum: Decimal) -> tuple[Decimal, Decimal]:
+    """Return the least and the most, without their sign, that a text may mean by a number.
+
+    Args:
+        figure: The number.
+        text: The text in which it stands.
+        quantum: The value of one in its last digit.
+    """
+    value, hedge = abs(figure.value), _find_hedge(figure, text)
+    if hedge and hedge["above"]:
+        return value, EXACT.multiply(value, _MORE)
+    if hedge and hedge["below"]:
+        return EXACT.divide(value, _MORE), value
+    distance = min(quantum / 2, EXACT.multiply(value, _ROUNDING))
+    return EXACT.subtract(value, distance), EXACT.add(value, distance)
+
+
+def _stated_quantum(figure: Figure, text: str) -> Decimal:
+    """Return the value of one in the last digit that a text states; zeros at the end of a rounded number are none."""
+    is_scaled = bool(text[figure.start : figure.number_end].strip(f"0123456789.,{_GROUPS} "))
+    if figure.value and (is_scaled or _find_hedge(figure, text)):
+        return Decimal(1).scaleb(max(_exponent(figure.value), int(figure.value.as_tuple().exponent)))
+    return Decimal(1).scaleb(int(figure.value.as_tuple().exponent))
+
+
+def _read_measures(figure: Figure, text: str) -> list[Measure]:
+    """Return what a number measures, if its unit converts into others; an ordinal measures nothing: `the fifth day`."""
+    if not figure.number_end or not text:
+        return []
+    [*_, last] = re.split(r"[\s-]", text[figure.start : figure.number_end].lower())
+    return [] if last in _ORDINALS else read_measures(text, figure.start, figure.number_end)
 
 
 def _list_parts(date: Date) -> Iterator[Date]:

@@ -289,7 +289,8 @@ class _Reader:
             own, last = read_units(text, figure.start, figure.number_end, percent=figure.percent)
             others = {unit for source in consulted if own for unit in source.units_of(figure, text)}
             rivals = {each.name for each in others if each.dimension in {unit.dimension for unit in own}}
-            if rivals and own.isdisjoint(others):
+            is_converted = any(source.has_converted(figure, text) for source in consulted)
+            if rivals and own.isdisjoint(others) and not is_converted:
                 given = " or ".join(map(repr, sorted(rivals)))
                 message = f"The unit of {text[figure.start : last]!r} is {given} in {where}."
                 numbers = tuple(source.number for source in consulted)

@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
+from prefect_dispatch.integrators.synthesize.vocabulary import COPULAS
 from prefect_dispatch.integrators.synthesize.word_index import Remark, Statement, make_remark
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ _MEASURES = frozenset(
     )
 )
 """Words that belong to a figure."""
+
+_JOINS = frozenset({"and", "but", "while", "whereas", "although", "though"})
+"""Words that may join two clauses."""
 
 
 class Share(NamedTuple):
@@ -70,7 +74,8 @@ def split_by_figures(statement: Statement) -> list[Share]:
     names = {at for at in names if at in content and at > 0}  # the first word has a capital letter anyway
     first, last = figures[0], figures[-1]
     if len(figures) == 1:
-        return [_make_share(statement, first, content, names)]
+        end = _find_clause_end(statement, first)
+        return [_make_share(statement, first, [at for at in content if at < end], names)]
     before = [at for at in content if at < first]
     after = [at for at in content if at > last]
     if before and not (names & set(after) if names else after):
@@ -83,6 +88,19 @@ def split_by_figures(statement: Statement) -> list[Share]:
         _make_share(statement, at, [each for each in content if start < each < end], names)
         for at, start, end in zip(figures, starts, ends, strict=True)
     ]
+
+
+def _find_clause_end(statement: Statement, at: int) -> int:
+    """Return the index of the word that joins the next clause to that of a figure; without one, the number of words.
+
+    A clause of its own has a name and a form of `to be` after the joining word. `5 % at Acme and Bosch` has none.
+    """
+    for start in range(at + 1, len(statement.words)):
+        if statement.words[start] in _JOINS:
+            verb = next((each for each in range(start + 1, len(statement.words)) if each not in statement.capitals), 0)
+            if verb > start + 1 and statement.words[verb] in COPULAS:
+                return start
+    return len(statement.words)
 
 
 def _make_share(statement: Statement, at: int, words: list[int], names: set[int]) -> Share:
@@ -134,15 +152,16 @@ def check_subjects(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
 def _find_owner(claim: Statement, share: Share, source: Statement, at: int) -> str:
     """Return the subject to which a sentence of a source gives a figure; empty if it may be that of the claim.
 
-    It is another one if the claim doesn't name it, and names that of another figure of the sentence.
+    It is another one if the claim doesn't name it in the clause of the figure, and names that of another figure of the
+    sentence there.
     """
     shares = split_by_figures(source)
     owner = next((each for each in shares if each.at == at), None)
     if owner is None or not owner.keys or owner.keys & share.stems:
         return ""
-    # Where the claim names it elsewhere, it has to be the subject of another of its figures.
-    own = frozenset(key for each in split_by_figures(claim) if each.at != share.at for key in each.keys)
-    if owner.keys & claim.stem_set and not owner.keys & own:
+    # Where a claim of several figures names it elsewhere, it has to be the subject of another of them.
+    rest = [each for each in split_by_figures(claim) if each.at != share.at]
+    if rest and owner.keys & claim.stem_set and not any(owner.keys & each.keys for each in rest):
         return ""
     others = frozenset(key for each in shares if each is not owner for key in each.keys) - owner.stems
     if not others & share.keys:

@@ -335,7 +335,9 @@ DECIDED: dict[type[BaseModel], str] = {
     Listed: "items",
     Collate: "kind expected expected_key",
     Consensus: "kind method rules weights min_votes item voter",
-    MergeBranches: "kind workspace on_conflict accept check branch force publish agent pass_env",
+    MergeBranches: (
+        "kind workspace on_conflict accept check branch force publish agent metric direction criterion judge pass_env"
+    ),
     MergeRecords: "kind identity records rules default conflicts match aliases",
     Synthesize: "kind instructions constraints output sections executor judge reasks context_tokens",
     TestMatrix: "kind required on_red",

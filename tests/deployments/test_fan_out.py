@@ -153,6 +153,8 @@ def test_a_run_elsewhere_says_what_one_in_threads_does(
     assert asked(model) == again - Counter({"k04": 1})  # it fails once in all
     there, here_too = report(tmp_path / "there"), report(tmp_path / "here")
     assert there.pop("usage")["requests"] == here_too.pop("usage")["requests"] + 1
+    bills = [{row["step"]: row["requests"] for row in each.pop("bill")} for each in (there, here_too)]
+    assert bills == [{"ask": 5, "retry": 1}, {"ask": 5}]
     assert there == here_too
 
 

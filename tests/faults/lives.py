@@ -32,9 +32,10 @@ SIZES = Brief(
 
 def run(job: dict[str, Any]) -> None:
     """Run a job, and write its report down."""
-    executor = LLM(model="openai/test", api_base=job["url"])
+    executor = LLM.model_validate({"model": "openai/test", "api_base": job["url"], **job.get("executor", {})})
+    limits = Limits.model_validate({"concurrency": CONCURRENCY, "timeout_s": 60, **job.get("limits", {})})
     flow = dispatch.with_options(result_storage=job["storage"]) if job["storage"] else dispatch
-    report = flow([SIZES], job["items"], executor=executor, limits=Limits(concurrency=CONCURRENCY, timeout_s=60))
+    report = flow([SIZES], job["items"], executor=executor, limits=limits)
     Path(job["out"]).write_text(report.model_dump_json())
 
 

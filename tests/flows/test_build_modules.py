@@ -72,6 +72,7 @@ def test_the_form_has_few_fields_and_groups_in_order() -> None:
         "interface",
         "accept",
         "needs",
+        "candidates",
         "priority",
     ]
 

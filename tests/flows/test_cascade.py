@@ -172,6 +172,7 @@ def test_the_confidence_that_an_answer_states_decides(serve: Callable[[Say], Bil
     ]
 
 
+@pytest.mark.slow
 def test_two_samples_that_differ_are_asked_of_the_strong_model(serve: Callable[[Say], Bill]) -> None:
     """Fields that aren't compared may differ; a second sample that isn't valid agrees with nothing."""
 
@@ -216,6 +217,7 @@ def guess(model: str, item: str, n: int) -> object:
 LEARNED = {"samples": 2, "learn": {"items": 60, "target": 0.95, "confidence": 0.95}}
 
 
+@pytest.mark.slow
 def test_a_rule_is_learned_from_items_that_both_answer(serve: Callable[[Say], Bill]) -> None:
     """The report has the agreement with its interval and the saving; a rerun asks nothing and says the same."""
     bill = serve(guess)
@@ -254,6 +256,7 @@ def reasons_of(outcome: Any) -> str:  # noqa: ANN401 -- an outcome
     return last.cascade.reason if isinstance(last, CascadeAttempt) else ""
 
 
+@pytest.mark.slow
 def test_where_no_rule_keeps_the_target_the_strong_model_answers(serve: Callable[[Say], Bill]) -> None:
     """The cheap model is always wrong: it is asked for the sample alone, and the report says so."""
     bill = serve(lambda model, _item, _n: {"verdict": model})
@@ -269,6 +272,7 @@ def test_where_no_rule_keeps_the_target_the_strong_model_answers(serve: Callable
     ) in note(report)
 
 
+@pytest.mark.slow
 def test_too_few_items_to_learn_from_are_asked_of_the_strong_model(serve: Callable[[Say], Bill]) -> None:
     """A sample of all would only cost more than the strong model alone."""
     bill = serve(yes)
@@ -278,6 +282,7 @@ def test_too_few_items_to_learn_from_are_asked_of_the_strong_model(serve: Callab
     assert "0.018000 USD, 100.0 % of the 0.018000 USD" in note(report)
 
 
+@pytest.mark.slow
 def test_a_confidence_is_learned_and_an_item_without_a_valid_answer_counts_as_not_accepted(
     serve: Callable[[Say], Bill],
 ) -> None:
@@ -300,6 +305,7 @@ def test_a_confidence_is_learned_and_an_item_without_a_valid_answer_counts_as_no
     assert Counter(decision.matches for decision in decisions)[None] == 30
 
 
+@pytest.mark.slow
 def test_a_fallback_that_answers_in_place_of_the_strong_model_teaches_nothing(serve: Callable[[Say], Bill]) -> None:
     """Only answers of both models are compared."""
     bill = serve(lambda model, _item, _n: failure(400, "no") if model == "strong" else {"verdict": "yes"})
@@ -310,6 +316,7 @@ def test_a_fallback_that_answers_in_place_of_the_strong_model_teaches_nothing(se
     assert "Too few items" in note(report)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_while_it_learned_goes_on_with_the_same_sample(serve: Callable[[Say], Bill]) -> None:
     """The key is taken back after a hundred calls: what was answered is not asked again, and the result is the same."""
     calls = Counter[str]()
@@ -347,6 +354,7 @@ def test_a_pair_of_models_is_the_short_form(serve: Callable[[Say], Bill], tmp_pa
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.0005, 0.002, 0.004])
+@pytest.mark.slow
 def test_a_budget_is_kept_and_no_sample_is_paid_for_that_the_strong_model_can_not_follow(
     serve: Callable[[Say], Bill], budget: float
 ) -> None:

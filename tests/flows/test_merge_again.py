@@ -15,6 +15,7 @@ from prefect_dispatch import Collate, Consensus, MergeRecords, Synthesize
 from prefect_dispatch.cli.commands import COMPLETE, FAILED, GAPS, UNUSABLE, main
 from prefect_dispatch.cli.merge import merge_again
 from prefect_dispatch.integrators.audit.published_report import audit_report
+from prefect_dispatch.models.ledger import DIFFERENCE, FieldRow, Ref
 from prefect_dispatch.models.outcome import Citation
 from prefect_dispatch.models.report import Report
 from tests.fences import fences
@@ -47,7 +48,7 @@ def test_without_an_outcome_the_rest_decides(folder: Path, capsys: pytest.Captur
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     assert main(["merge", str(folder), "--without", "a"]) == GAPS
     shown = capsys.readouterr().out
-    assert '~ records, name "MIT": year 1988 -> 1989' in shown
+    assert '~ records, name "MIT", year: 1988 -> 1989' in shown
     assert "~ terms/a: merged -> skipped" in shown
     assert "Complete with gaps: 2 of 3 answered; no answer for 1 (1 left_out): terms/a (left_out)." in shown
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
@@ -68,7 +69,7 @@ def test_other_rules_in_a_file(folder: Path, tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "again"
     command = ["merge", str(folder / "report.json"), "--rules", str(tmp_path / "rules.yaml"), "--out", str(out)]
     assert main(command) == COMPLETE
-    assert '~ records, name "MIT": year 1988 -> 1989' in capsys.readouterr().out
+    assert '~ records, name "MIT", year: 1988 -> 1989' in capsys.readouterr().out
     report = load(out)
     assert report.value == {
         "records": [{"name": "ISC", "year": 2007}, {"name": "MIT", "year": 1989}],
@@ -77,7 +78,14 @@ def test_other_rules_in_a_file(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert report.run["merged_again"] == {"without": [], "rules": "rules.yaml"}
     assert (report.usage.asked, report.usage.cached, report.usage.cost_usd) == (0, 3, 0)
     assert audit_report(out).violations == ()
-    assert (out / "report.html").exists()
+    [table] = [each for each in report.tables if each.name == DIFFERENCE]
+    assert [(row["place"], row["before"], row["after"]) for row in table.rows] == [
+        ('records, name "MIT", year', "1988", "1989"),
+        ("terms/b", "overridden terms/a", "merged"),
+    ]
+    assert table.title in (out / "report.html").read_text()
+    assert table.title in (out / "report.md").read_text()
+    assert (out / f"{DIFFERENCE}.csv").read_text().splitlines()[0] == '"part","change","place","before","after"'
 
 
 def test_the_page_shows_what_is_printed(
@@ -253,6 +261,18 @@ def test_what_rests_on_an_item(folder: Path, capsys: pytest.CaptureFixture[str])
     assert 'In the merged value from them and others (1):\n  /records/1/name = "MIT" (also from terms/b)' in shown
     assert main(["explain", str(folder), "--from", "terms/b"]) == COMPLETE
     assert "Values of theirs that a rule removed (1):\n  /records/1/year = 1989 by" in capsys.readouterr().out
+
+
+def test_of_a_text_the_sentences_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And not the whole text, which rests on all answers."""
+    text = "MIT is of 1988 or 1989 [1][2]. ISC is of 2007 [3].\n\n## Sources\n\n[1] terms/a\n[2] terms/b\n[3] terms/c"
+    refs = tuple(Ref.of(each) for each in records())
+    row = FieldRow(path="", winner=text, losers=(), rule="cited", sources=refs)
+    publish(tmp_path, Collate(), records(), value=text, fields=(row,))
+    assert main(["explain", str(tmp_path), "--from", "c"]) == COMPLETE
+    assert capsys.readouterr().out == (
+        "1 of 3 outcomes: terms/c\nSentences that cite them alone (1):\n  ISC is of 2007 [3].\n"
+    )
 
 
 def test_sources_are_refused_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,6 +97,7 @@ def test_periods(per: str, zone: str, key: str, ends: str) -> None:
     runs=st.lists(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9), st.floats(0, 3)), max_size=6), max_size=4),
     dies=st.integers(0, 5),
 )
+@pytest.mark.slow
 def test_runs_never_spend_more_together(slots: int, runs: list[list[tuple[int, int, float]]], dies: int) -> None:
     """Several runs with calls at random times, each of which costs at most what it reserved; one may die.
 
@@ -377,6 +378,7 @@ def test_a_server_that_fails_is_no_spent_budget(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.slow
 def test_all_budgets_of_a_server_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """By name; where there is none, it says how to make one."""
     saved("to-be-deleted", 1)

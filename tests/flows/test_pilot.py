@@ -62,6 +62,7 @@ def kinds(report: Report) -> set[tuple[str, str]]:
     return {(gap.status, gap.error.kind) for gap in report.gaps}
 
 
+@pytest.mark.slow
 def test_a_report_gate_ends_the_run_after_the_pilot_and_what_it_paid_for_is_not_paid_again() -> None:
     """Four of twelve are asked, the others skipped; a run without a pilot asks just these."""
     executor = ScriptedExecutor(answer)
@@ -108,6 +109,7 @@ def test_invalid_answers_and_re_asks_are_counted_and_stop_the_run_with_gaps() ->
     )
 
 
+@pytest.mark.slow
 def test_without_anybody_to_ask_the_run_needs_a_review() -> None:
     """The state says so, and another run shows the same figures without asking again."""
     executor, messages = ScriptedExecutor(answer), list[str]()
@@ -122,6 +124,7 @@ def test_without_anybody_to_ask_the_run_needs_a_review() -> None:
 
 
 @pytest.mark.parametrize("says", [True, False])
+@pytest.mark.slow
 def test_a_person_at_the_terminal_decides(says: bool) -> None:  # noqa: FBT001 -- a case
     """Yes asks the rest; no ends the run with what it has."""
     executor, questions = ScriptedExecutor(answer), list[str]()
@@ -191,6 +194,7 @@ def test_an_error_that_all_would_meet_stops_the_pilot_and_the_run() -> None:
     assert state.is_failed()
 
 
+@pytest.mark.slow
 def test_a_pilot_of_all_that_is_left_has_no_gate() -> None:
     """Stored items aren't sampled: with four left of twelve, all four are asked."""
     executor = ScriptedExecutor(answer)

@@ -24,7 +24,9 @@ from prefect_dispatch.errors import DispatchFailed, RejectedError
 from prefect_dispatch.flows.finalize import audit_inputs
 from prefect_dispatch.flows.publish import write_files
 from prefect_dispatch.integrators.audit.published_report import audit_report
+from prefect_dispatch.models.bill import create_bill
 from prefect_dispatch.models.ledger import LedgerRow, Merge
+from prefect_dispatch.models.outcome import Attempt, Usage
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.models.test_run import Result, TestCase, TestRun
 from prefect_dispatch.reporting.output_folder import Output
@@ -202,6 +204,31 @@ def test_tampering_is_found(
     change(file, edit)
     assert main(["audit", str(file)]) == FAILED
     assert found in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("bill_usd", "usage_usd", "places"),
+    [
+        pytest.param(0.5, 0.5, set[str](), id="same"),
+        pytest.param(0.500000001, 0.500000001, set[str](), id="rounded-by-row"),
+        pytest.param(0.4, 0.5, {"/bill"}, id="lowered-bill"),
+        pytest.param(0.4, 0.4, {"/usage"}, id="lowered-both"),
+        pytest.param(None, None, {"/usage"}, id="hidden"),
+    ],
+)
+def test_a_bill_is_the_usage_of_the_outcomes(
+    bill_usd: float | None, usage_usd: float | None, places: set[str], tmp_path: Path
+) -> None:
+    """Costs may differ by what rounding each row makes of them, and by no more."""
+    attempt = Attempt(usage=Usage(requests=1, cost_usd=0.5))
+    outcomes = [each.model_copy(update={"origin": "asked"}) for each in records()]
+    outcomes[0] = outcomes[0].model_copy(update={"attempts": (attempt,)})
+    [row] = create_bill(outcomes)
+    costs = {"known_usd": bill_usd or 0.0, "cost_usd": bill_usd, "unpriced": int(bill_usd is None)}
+    usage = Spending.of(outcomes).model_copy(update={"cost_usd": usage_usd})
+    more: dict[str, Any] = {"bill": (row.model_copy(update=costs),), "usage": usage}
+    file = publish(tmp_path, MergeRecords(identity=("name",)), outcomes, **more)
+    assert {each.where for each in audit_report(file).violations} == places
 
 
 def test_a_changed_outcome_is_found(tmp_path: Path) -> None:

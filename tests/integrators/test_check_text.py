@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -246,6 +247,86 @@ def test_the_unit_of_a_figure_is_compared(written: str, source: str, kind: str |
     assert [each.kind for each in found.flags] == ([kind] if kind else [])
 
 
+@pytest.mark.parametrize(
+    ("written", "source", "kind"),
+    [
+        ("5.4 t", "5,400 kg", None),
+        ("5,400 kg", "5.4 t", None),
+        ("5.4 tonnes", "5,449 kg", None),
+        ("5.40 t", "5,449 kg", "number"),
+        ("5.4 t", "5,451 kg", "number"),
+        ("5,400 kg", "5.449 t", "number"),
+        ("about 5,400 kg", "5.449 t", None),
+        ("5.4 thousand kg", "5.449 t", None),
+        ("2 t", "1,600 kg", "number"),
+        ("more than 5 t", "5,400 kg", None),
+        ("less than 5 t", "5,400 kg", "number"),
+        ("nearly 6 t", "5,400 kg", None),
+        ("5.4 t", "540 kg", "number"),
+        ("5.4 t", "5,400 km", "number"),
+        ("-5 km", "-5,000 m", None),
+        ("-5 km", "5,000 m", "number"),
+        ("2 kg", "4.4 pounds", None),
+        ("3.1 miles", "5 km", None),
+        ("8.05 km", "five miles", None),
+        ("60 inches", "5 feet", None),
+        ("2 hours", "120 minutes", None),
+        ("14 days", "two weeks", None),
+        ("24 months", "2 years", None),
+        ("60 days", "2 months", "number"),
+        ("365 days", "1 year", "number"),
+        ("12 monthly fees", "1 year", "number"),
+        ("24 hours", "the first day", "number"),
+        ("120 hours", "5 working days", "number"),
+        ("18.52 km", "10 nautical miles", "number"),
+        ("16.09 km", "10 nautical miles", "number"),
+        ("33 minutes", "1980s", "number"),
+        ("2,000 kB", "2 MB", None),
+        ("2,048 KiB", "2 MiB", None),
+        ("2,048 kB", "2 MiB", "number"),
+        ("4 GB", "4 GiB", "unit"),
+        ("2 MB", "2 MiB", None),
+        ("2 ha", "20,000 square metres", None),
+        ("20,000 Square-Metres", "2 ha", None),
+        ("5 square metres", "500 cm", "number"),
+        ("5 m", "5 square metres", "number"),
+        ("3 m³", "3,000 litres", None),
+        ("3 gallons", "24 pints", "number"),
+        ("1.5 MW", "1,500 kW", None),
+        ("1.5 MWh", "1,500 kilowatt hours", None),
+        ("1.5 MW", "1,500 kilowatt-hours", "number"),
+        ("3.6 MJ", "1 kWh", None),
+        ("5.4 t", "5,400 kg, later 5.4 kg", None),
+        ("5.4 t", "5,399 kg, later 5.4 kg", None),
+        ("5.4 t", "5,200 kg, later 5.4 kg", "unit"),
+        ("5.2 m", "520 cm", None),
+        ("5.2m", "520 cm", "number"),
+        ("5.2m high", "520 cm", None),
+        ("$1", "100 cents", "number"),
+        ("$1 m", "100 cm", "number"),
+        ("41 °F", "5 °C", "number"),
+    ],
+)
+def test_an_amount_is_converted(written: str, source: str, kind: str | None) -> None:
+    """Units of one dimension convert within the rounding of what is written; money, degrees and rates don't."""
+    found = check_text(f"The total load was {written} in May [1].", [f"The total load was {source} in May."])
+    assert [each.kind for each in found.flags if each.kind in ("number", "unit")] == ([kind] if kind else [])
+
+
+@given(
+    st.decimals(min_value="0.001", max_value="99999", places=3),
+    st.sampled_from([("t", "kg", 3), ("kg", "mg", 6), ("km", "mm", 6), ("TB", "GB", 3), ("m³", "ml", 6)]),
+)
+def test_a_converted_amount_is_supported_in_both_directions(amount: Decimal, units: tuple[str, str, int]) -> None:
+    """The same amount in another unit is no doubt, and one that is a tenth larger is one."""
+    large, small, power = units
+    same, other = amount.scaleb(power), (amount * Decimal("1.1")).scaleb(power)
+    for one, two in ((f"{amount} {large}", f"{same:f} {small}"), (f"{same:f} {small}", f"{amount} {large}")):
+        assert check_text(f"The total load was {one} in May [1].", [f"The total load was {two} in May."]).is_clean
+    found = check_text(f"The total load was {amount} {large} in May [1].", [f"The load was {other:f} {small} in May."])
+    assert not found.is_clean
+
+
 @given(st.text("abcdefghijklmnop", min_size=5, max_size=10), st.integers(0, 4), st.sampled_from(["z", "zz", ""]))
 def test_any_other_letter_makes_another_name(name: str, at: int, letter: str) -> None:
     """A letter that is changed, added or left out is seen, whatever the name is."""
@@ -283,6 +364,15 @@ PLACES = "Revenue in Germany grew 5 %, in France 7 %."
         ("Revenue in France grew 5 % [1].", PLACES, "germany"),
         ("Cola has 7 % in total [1].", PARTS, "bosch"),
         ("Bosch grew 5 % [1].", "Acme grew 5 %. Bosch grew 7 %.", "another subject"),
+        ("Acme grew 7 % and Bosch is large [1].", SHARES, "bosch"),
+        ("Acme grew 7 %, whereas Bosch was large [1].", SHARES, "bosch"),
+        ("Acme grew 5 % and Bosch is large [1].", SHARES, None),
+        ("Revenue grew 7 %, Acme with its costs 9 % [1].", "Revenue grew 5 %, costs 7 %.", None),
+        ("Acme grew 7 % and Bosch too [1].", SHARES, None),
+        ("Acme grew, and 7 % is what it was at Bosch and Acme [1].", SHARES, None),
+        ("Bosch, unlike Acme, grew 7 % and is large [1].", SHARES, None),
+        ("Bosch grew 7 % and Acme is large [1].", SHARES, None),
+        ("Growth reached 7 % and Bosch is large [1].", SHARES, None),
         ("Acme grew 5 % [1].", SHARES, None),
         ("Acme and Bosch grew 5 % and 7 % [1].", SHARES, None),
         ("Bosch grew 7 %, more than Acme with 5 % [1].", SHARES, None),

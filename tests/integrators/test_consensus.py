@@ -213,6 +213,7 @@ def test_learned_weights() -> None:
     assert "confusion" not in [each.name for each in merge.tables]
 
 
+@pytest.mark.slow
 def test_dawid_and_skene() -> None:
     """By the model two agents that look outvote three that always say yes, and the report says who errs how."""
     said: list[Outcome] = []

@@ -106,6 +106,7 @@ def test_the_consensus_of_a_consensus_is_itself(consensus: Consensus, said: list
 
 @given(polls(), votes())
 @settings(deadline=None, max_examples=150)
+@pytest.mark.slow
 def test_an_honest_consensus_passes_its_audit(consensus: Consensus, said: list[Outcome]) -> None:
     """What a consensus returns has no violation, whoever it says it is."""
     merge = consensus.merge([], said)

@@ -64,6 +64,7 @@ def test_collated_in_halves(said: list[Outcome], cut: int, random: Any) -> None:
 
 @given(associative(), outcomes(st.lists(RECORDS, max_size=3)), st.integers(0, 8), st.randoms(use_true_random=False))
 @SURE
+@pytest.mark.slow
 def test_records_merged_in_halves(integrator: MergeRecords, said: list[Outcome], cut: int, random: Any) -> None:  # noqa: ANN401 -- hypothesis' own type
     """By rules that look at values alone, it doesn't matter what was merged first; `1` and `1.0` are one value."""
     mixed = random.sample(said, len(said))

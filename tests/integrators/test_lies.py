@@ -118,6 +118,7 @@ def test_a_bent_junit_report_is_found(old: str, new: str) -> None:
         )
 
 
+@pytest.mark.slow
 def test_large_matrices_are_computed_again() -> None:
     """What tables and messages leave out, the audit leaves out, too."""
     many = [TestCase(name=f"t{at}", result="passed", seconds=at % 3) for at in range(2_050)]
@@ -213,6 +214,7 @@ def with_rows(table: Table, rows: Sequence[dict[str, JsonValue]]) -> Table:
     return table.model_copy(update={"rows": tuple(rows)})
 
 
+@pytest.mark.slow
 def test_a_bent_review_of_branches_is_found(tmp_path: Path) -> None:
     """Tables, reasons and the review follow from the changes; the acceptance command's results are evidence."""
     git, base = repository(tmp_path, {"a.py": "1\n2\n3\n", "b.py": "1\n"})

@@ -336,6 +336,7 @@ def test_a_value_is_chosen_for_one_of_them() -> None:
     assert "Chosen for what" not in merge.rules
 
 
+@pytest.mark.slow
 def test_very_many_of_one_name_are_told_apart_by_equal_values_alone() -> None:
     """Beyond some hundred different ones it takes an equal value to be one; what is compared stays bounded."""
     records: list[dict[str, JsonValue]] = [

@@ -40,6 +40,7 @@ def test_order_does_not_matter(data: st.DataObject, integrator: MergeRecords, sa
 
 @given(linkers(), SAID)
 @SURE
+@pytest.mark.slow
 def test_an_honest_merge_passes_its_audit(integrator: MergeRecords, said: list[Outcome]) -> None:
     """Nothing is lost or invented by linking; the merged value, taken in again, is the same value."""
     assert audit(integrator.merge([], said), said, [], integrator) == ()

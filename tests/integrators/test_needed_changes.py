@@ -22,6 +22,7 @@ BRIEFS = [
 NEEDS = {brief.name: brief.needs for brief in BRIEFS}
 
 
+@pytest.mark.slow
 def test_a_change_of_a_merge(tmp_path: Path) -> None:
     """It comes after what it needs, whatever its priority, and its base is that merge; any order gives one merge."""
     git, base = repository(tmp_path, {"a": "1\n"})

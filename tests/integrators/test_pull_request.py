@@ -193,6 +193,7 @@ def test_without_a_word_nothing_leaves(place: Place, hosting: Hosting) -> None:
 
 
 @pytest.mark.parametrize("program", ["gh", "glab"])
+@pytest.mark.slow
 def test_one_pull_request_for_a_job(place: Place, hosting: Hosting, program: str) -> None:
     """It is a draft with the review as its text; run again, or with another merge, the same one is updated."""
     if program == "glab":
@@ -224,6 +225,7 @@ def test_open_for_another_branch(place: Place, hosting: Hosting) -> None:
     assert (pull["base"], pull["draft"]) == ("develop", False)
 
 
+@pytest.mark.slow
 def test_what_the_remote_does_not_take(place: Place, hosting: Hosting) -> None:
     """The remote's branch keeps what others pushed to it; what went wrong is said, and no token."""
     place.hide_programs()
@@ -304,6 +306,7 @@ def test_what_does_not_go_together() -> None:
         "ssh://git@gitlab.example.test:2222/group/sub/calc",
     ],
 )
+@pytest.mark.slow
 def test_addresses_of_remotes(place: Place, hosting: Hosting, address: str) -> None:
     """An address has several forms; a folder is none of a hosting service."""
     place.install("glab")

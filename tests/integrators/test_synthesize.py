@@ -274,6 +274,7 @@ def test_without_an_answer_nobody_is_asked() -> None:
 
 @given(st.data())
 @SURE
+@pytest.mark.slow
 def test_order_does_not_matter(data: st.DataObject) -> None:
     """However the outcomes are shuffled: the same questions, and the same merge, byte for byte."""
     said = [*SAID[:8], miss("gone")]

@@ -99,6 +99,7 @@ def test_a_preference_in_one_order_alone_counts() -> None:
     assert not [flag for flag in merge.flags if flag.kind == "judge"]
 
 
+@pytest.mark.slow
 def test_a_judge_that_says_tie() -> None:
     """Ties are counted as such and point to no bias."""
     merge = LARGER.merge_asking([], variants(1, 2), Bench(lambda first, second: "tie"))

@@ -79,6 +79,7 @@ def test_the_most_trusted_source_stands_where_all_differ() -> None:
     }
 
 
+@pytest.mark.slow
 def test_one_trusted_source_outweighs_two_that_are_mostly_wrong() -> None:
     """Two poor sources that happen to agree count less than one that is always with the others."""
     said = {"a": "ppppppppp", "b": "pppppppp ", "c": "pppppppp ", "d": "xyzuvwstq", "e": "uvwstxyzq"}

@@ -85,6 +85,13 @@ def test_without_a_guard_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert psutil.Process().children() == before
 
 
+def test_a_module_of_the_users_is_not_pythons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A job's folder is the first place for imports; a `json.py` in it keeps no guard from starting."""
+    (tmp_path / "json.py").write_text("raise RuntimeError\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    Watchdog().close()
+
+
 @pytest.mark.slow
 def test_a_forked_process_has_a_guard_of_its_own(tmp_path: Path) -> None:
     """The end of the child ends what the child ran, and nothing of its parent's."""

@@ -140,6 +140,7 @@ def test_rates_are_divided(world: World) -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there(world: World, store: Path, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
     """Refused before anything is asked, whether its runner says so when entered or, as Dask's, when asked something."""
 

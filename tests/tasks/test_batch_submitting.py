@@ -89,6 +89,7 @@ def test_what_another_machine_could_not_submit_is_submitted() -> None:
         assert (mine.batch, len(server.batches[0].requests)) == ("batch_1", 2)
 
 
+@pytest.mark.slow
 def test_another_machine_is_not_waited_for_for_ever() -> None:
     """After a while it has died; its provider knows of no batch, so it is submitted now."""
     with batch_server() as server:

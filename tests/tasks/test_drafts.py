@@ -170,6 +170,7 @@ def test_whenever_it_dies_nothing_that_was_heard_is_asked_again(invalid: int, de
 @given(st.integers(0, 3), st.lists(st.integers(1, 30), max_size=4))
 @example(0, [4, 5, 6])
 @example(3, [11, 11, 11, 11])
+@pytest.mark.slow
 def test_whenever_it_dies_on_this_machine_nothing_heard_is_asked_again(invalid: int, deaths: list[int]) -> None:
     """What is never sent counts as nothing lost."""
     with TemporaryDirectory() as folder:

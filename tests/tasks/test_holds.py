@@ -117,6 +117,7 @@ def test_who_waits_comes_one_after_another(tmp_path: Path) -> None:
     assert handles(tmp_path) == 0
 
 
+@pytest.mark.slow
 def test_another_process_keeps_it_until_it_is_killed(tmp_path: Path) -> None:
     """Whoever is killed lets go at once; other keys are free all the time; nobody who gave up keeps anything."""
 
@@ -168,6 +169,7 @@ def test_where_no_file_can_be_locked_others_are_not_kept_out(tmp_path: Path) -> 
         asyncio.run(script(tmp_path / name))
 
 
+@pytest.mark.slow
 def test_a_forked_process_holds_nothing_of_its_parents(tmp_path: Path) -> None:
     """It waits for its parent like any other process, and doesn't let go for it when it ends."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, inspect, make_url, text
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.ledger import LedgerRow
@@ -285,3 +285,14 @@ def test_assets_have_names_that_prefect_takes() -> None:
     assert table_key(make_url("postgresql://me:secret@db/lake"), None, "results") == "postgresql://db/lake/results"
     assert table_key(make_url("sqlite:////data/r.sqlite"), None, "t") == "sqlite:///data/r.sqlite/t"
     assert table_key(make_url("sqlite://"), None, "t") == "sqlite:////t"
+
+
+def test_a_table_of_an_earlier_version_stays_as_it_is(engine: Engine) -> None:
+    """Its rows are updated without the columns that it doesn't have."""
+    write(engine, report(said("a", 1)))
+    with engine.begin() as connection:
+        for name in ("paid_usd", "requests", "tiers"):
+            connection.execute(text(f"ALTER TABLE results DROP COLUMN {name}"))
+    assert write(engine, report(said("a", 2), run="run-2")) == {"written": 1, "deleted": 0}
+    assert rows(engine) == [("a", "succeeded", "2", "run-2")]
+    assert "paid_usd" not in {column["name"] for column in inspect(engine).get_columns("results")}

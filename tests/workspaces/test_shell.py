@@ -204,6 +204,7 @@ def dated(folder: Path) -> dict[str, tuple[int, tuple[int, bytes]]]:
 
 
 @pytest.mark.parametrize("standing", [_on_a_branch, _on_none, _with_a_stash, _in_the_middle_of_a_merge, _with_a_lock])
+@pytest.mark.slow
 def test_the_users_checkout_stays_as_it_is(
     standing: Callable[[Repository], None], repository: Repository, sprung: Path
 ) -> None:

@@ -33,12 +33,15 @@ from prefect_dispatch.executors.llm.cascade import cascade_of
 from prefect_dispatch.models.cascade_decision import CascadeDecision
 from prefect_dispatch.models.checks import Sources
 from prefect_dispatch.models.outcome import (
+    LIVE,
     Answer,
     Attempt,
     CascadeAttempt,
     Failure,
+    ItemizedAttempt,
     Rejection,
     Usage,
+    UsageShare,
     truncate_notes,
 )
 from prefect_dispatch.models.output_schema import validate_output
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.checks import Check
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.limits import Limits
-    from prefect_dispatch.models.outcome import Change, Citation
+    from prefect_dispatch.models.outcome import Change, Citation, Step
     from prefect_dispatch.processes.program_logs import NewLog
 
 
@@ -248,6 +251,7 @@ class Checkpoint:
         """
 
 
+_NO_USAGE = Usage()
 _FREE = CostBound(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
 
 MAX_OVERTAKEN = 5
@@ -323,6 +327,8 @@ class _Attempt:
     """Time at which the first call had its slot."""
     usage: Usage = field(default_factory=Usage)
     """The usage of all calls so far."""
+    shares: dict[tuple[str, str, Step], Usage] = field(default_factory=dict[tuple[str, str, "Step"], Usage])
+    """The same by model, price tier and reason."""
     model: str = ""
     """The model of the last reply, as the executor names it."""
     served_model: str = ""
@@ -343,6 +349,8 @@ class _Attempt:
     """Seconds that an executor has left for its calls; the waits between them don't count."""
     decision: CascadeDecision | None = None
     """Which model of a cascade answered, and why; None without a cascade."""
+    cheap: tuple[int, ...] = ()
+    """The positions of the samples of a cascade's cheap model."""
 
     def __post_init__(self) -> None:
         """Fill in the brief."""
@@ -350,6 +358,9 @@ class _Attempt:
 
     def to_record(self, error: str | None = None) -> Attempt:
         """Return the record of the attempt, with the error that ended it if it failed."""
+        shares = tuple(
+            UsageShare(model=key[0], tier=key[1], step=key[2], usage=each) for key, each in self.shares.items()
+        )
         record = Attempt(
             model=self.model,
             served_model=self.served_model,
@@ -364,7 +375,41 @@ class _Attempt:
             notes=truncate_notes(tuple(self.notes)),
             error=error,
         )
-        return CascadeAttempt(**dict(record), cascade=self.decision) if self.decision else record
+        if self.decision:
+            return CascadeAttempt(**dict(record), cascade=self.decision, shares=shares)
+        is_uniform = self.shares.keys() <= {(self.model, LIVE, "ask")}
+        return record if is_uniform else ItemizedAttempt(**dict(record), shares=shares)
+
+    def charge(
+        self, usage: Usage, executor: Executor, step: Step, model: str | None = None, price_tier: str = ""
+    ) -> None:
+        """Add the usage of calls.
+
+        Args:
+            usage: The usage.
+            executor: The executor that was called.
+            step: Why it was called.
+            model: The model of its reply. None: there was no reply.
+            price_tier: The price tier of its reply; empty: that of the executor.
+        """
+        self.usage += usage
+        if usage != _NO_USAGE:
+            base = BaseExecutor.of(executor)
+            key = (base.model_name if model is None else model, price_tier or base.price_tier, step)
+            self.shares[key] = self.shares.get(key, _NO_USAGE) + usage
+
+    def step(self, position: int, *, is_reask: bool) -> Step:
+        """Return why an executor of the fallback chain is called.
+
+        Args:
+            position: Its position; for the second sample of a cascade's cheap model, one behind the last.
+            is_reask: Whether an invalid answer is sent back.
+        """
+        if is_reask:
+            return "re-ask"
+        if position in self.cheap:
+            return "cascade"
+        return "fallback" if position > bool(self.cheap) else "ask"
 
     def ask(self, rejections: Sequence[Rejection] = (), change: Change | None = None) -> Ask:
         """Return the ask for an executor.
@@ -378,9 +423,11 @@ class _Attempt:
     async def run(self, executor: Executor) -> tuple[JsonValue, Reply]:
         """Return the first valid answer of the executor and its fallbacks, with its reply."""
         base = BaseExecutor.of(executor)
-        self.usage = _usage_of_unanswered_calls(executor, self.ask(), self.checkpoint.unanswered_calls)
         tiers = base.fallback_chain
         cascade = cascade_of(executor)
+        self.cheap = (0, len(tiers)) if cascade else ()
+        unanswered = _usage_of_unanswered_calls(executor, self.ask(), self.checkpoint.unanswered_calls)
+        self.charge(unanswered, executor, self.step(0, is_reask=False))
         if cascade and (answer := await self._run_cascade(cascade, tiers)):
             return answer
         return await self._run_chain(tiers, first=1 if cascade else 0)
@@ -458,8 +505,8 @@ class _Attempt:
             # 1. Take the reply from the checkpoint of a run that died, or call the executor.
             stored = next(recovered, None)
             reply = stored or await self._call_with_backoff(position, tier, self.ask(rejections, change))
-            self.usage += reply.usage
             self.model, self.served_model = intern(reply.model), intern(reply.served_model)
+            self.charge(reply.usage, tier, self.step(position, is_reask=bool(rejections)), self.model, reply.tier)
             self.notes += reply.notes
             if not stored:
                 await self.checkpoint.record_reply(position, reply, at_once=runs_code)
@@ -493,14 +540,15 @@ class _Attempt:
                     return await self._send_in_order(prefix, call, tier, ask)
                 return await self._send(call, tier, ask)
             except ExecutorError as error:
-                self.usage += error.usage or Usage()
+                self.charge(error.usage or _NO_USAGE, tier, self.step(position, is_reask=bool(ask.rejections)))
                 if call.sent:
                     await self.checkpoint.record_reply(position, None)
                 if isinstance(error, FormRefusedError):  # at most once for each method of structured output
                     continue
                 if not isinstance(error, BusyError):
                     raise
-                overtaken += self.gate.processed_calls(tier) > taken_before
+                # That a tier without capacity takes other calls says nothing against this one.
+                overtaken += error.kind != "capacity" and self.gate.processed_calls(tier) > taken_before
                 if overtaken > MAX_OVERTAKEN:
                     raise
                 self.waits += 1

@@ -322,6 +322,6 @@ def plan(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.cli.console import plan_table  # noqa: PLC0415 -- imports rich
     from prefect_dispatch.flows.job_file import plan_job  # noqa: PLC0415 -- imports every model
 
-    found: Plan = plan_job(job, folder, limit=arguments.limit, refresh=_refresh(arguments))
+    found: Plan = plan_job(job, folder, limit=arguments.limit, refresh=_refresh(arguments), deadline=arguments.deadline)
     print(plan_table(found))
     return COMPLETE

@@ -20,6 +20,7 @@ from rich.text import Text
 from prefect_dispatch.executors.coding.questions import TO_ANSWER
 from prefect_dispatch.executors.llm.local_model import SMOLLM2
 from prefect_dispatch.models.ledger import ACCURACY, TO_DECIDE
+from prefect_dispatch.reporting.costs import describe_bill
 from prefect_dispatch.reporting.html.document import missing_library
 from prefect_dispatch.reporting.markdown import TITLES
 from prefect_dispatch.reporting.progress import (
@@ -267,6 +268,7 @@ def summary(report: Report, output: Output | None) -> str:
         lines.append(f"How it went: {', '.join(map(str, went))}")
     if (own := report.integration).asked + own.cached + own.shared:
         lines.append(f"of that the integrator: {', '.join(_usage_parts(own))}")
+    lines += describe_bill(report.bill)
     if output is not None:
         folder, requested = output
         is_written = (folder / "report.html").exists() if isinstance(folder, Path) else not missing_library()
@@ -299,7 +301,7 @@ def _usage_parts(usage: Spending) -> list[str]:
         f"from the store {usage.cached}",
         *([f"shared {usage.shared}"] if usage.shared else []),
         f"requests {usage.requests}",
-        f"tokens {usage.tokens}",
+        f"tokens {usage.tokens}" + (f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""),
         f"cost {format_usd(usage.cost_usd)}",
     ]
 
@@ -320,4 +322,7 @@ def plan_table(plan: Plan) -> str:
     )
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {figure}" for name, figure in rows]
-    return "\n".join([*lines, plan.advice, *filter(None, [plan.integrator]), *plan.notes])
+    from prefect_dispatch.tasks.plan import describe_modes  # noqa: PLC0415 -- imports every model
+
+    sentences = filter(None, [plan.advice, describe_modes(plan.modes), plan.integrator])
+    return "\n".join([*lines, *sentences, *plan.notes])

@@ -25,6 +25,7 @@ from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Failure
 from prefect_dispatch.models.validation_messages import explain_errors
 from prefect_dispatch.processes.ephemeral_server import use_server
+from prefect_dispatch.reporting.difference import build_difference_table, list_differences
 from prefect_dispatch.tasks.integrate import integrate
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.ledger import Merge, Violation
     from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.models.report import Report
+    from prefect_dispatch.reporting.difference import Difference
 
 LEFT_OUT = "left_out"
 """Class of the error of an outcome that was left out of a merge on request."""
@@ -54,8 +56,8 @@ class MergedAgain(NamedTuple):
     """The report of this merge; its usage is that of this merge alone."""
     briefs: Sequence[Brief]
     """The briefs, as far as the published report has them."""
-    identity: tuple[str, ...]
-    """The dotted paths of the fields that identify a record, if the integrator merges records."""
+    differences: Sequence[Difference]
+    """How the merge differs from that of the published report."""
 
 
 class _Rules(NamedTuple):
@@ -119,9 +121,11 @@ def merge_again(
         "merged_again": {"without": [*without], "rules": None if rules is None else rules.name},
     }
     kept = {"models": before.models, "plan": before.plan, "run": {**before.run, **facts}}
-    tables = (*report.tables, *(each for each in before.tables if each.name == CASCADE))
+    differences = list_differences(before, report, tuple(getattr(integrator, "identity", ())))
+    cascade = [each for each in before.tables if each.name == CASCADE]
+    tables = (*report.tables, *cascade, build_difference_table(differences))
     report = report.model_copy(update={**kept, "tables": tables})
-    return MergedAgain(before, report, briefs, tuple(getattr(integrator, "identity", ())))
+    return MergedAgain(before, report, briefs, differences)
 
 
 def _leave_out(outcomes: Sequence[Outcome], patterns: Sequence[str]) -> list[Outcome]:

@@ -47,7 +47,13 @@ def create_parser() -> argparse.ArgumentParser:
         help="write the report, every outcome and every table there: into a folder, or a URL such as "
         "s3://bucket/report; a file in it, such as DIR/answers.xlsx (or .csv, .parquet): the merged rows as well",
     )
-    _job_command(commands, "plan", "say what a job would take; nothing is asked")
+    plan = _job_command(commands, "plan", "say what a job would take; nothing is asked")
+    plan.add_argument(
+        "--deadline",
+        metavar="TIME",
+        type=_text,
+        help="the time that the job has, such as 2h: whether to fan out, and the cheapest mode that meets it",
+    )
 
     explain = commands.add_parser("explain", help="explain how a value or an item of a report came about")
     explain.set_defaults(command=_command_of("report_commands", "explain"))

@@ -51,7 +51,7 @@ def merge(arguments: argparse.Namespace) -> int:
     """Merge a report again, print how the merge differs, and write its report if requested."""
     from prefect_dispatch.cli.merge import merge_again  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.publish import write_files, write_page  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.reporting.difference import describe_difference  # noqa: PLC0415 -- only here
+    from prefect_dispatch.reporting.difference import describe_differences  # noqa: PLC0415 -- only here
     from prefect_dispatch.reporting.markdown import TITLES  # noqa: PLC0415 -- only here
     from prefect_dispatch.reporting.output_folder import Output, parse_output  # noqa: PLC0415 -- only here
 
@@ -61,7 +61,7 @@ def merge(arguments: argparse.Namespace) -> int:
         raise JobError(f"--out: {str(out.folder)!r} holds the report that is merged; name another folder.")
     merged = merge_again(source, without=arguments.without, rules=arguments.rules, allow_calls=arguments.allow_calls)
     report = merged.report
-    print(describe_difference(merged.before, report, merged.identity))
+    print(describe_differences(merged.differences))
     print(f"{TITLES[report.status]}: {report.message}")
     if out:
         files = write_files(report, out.ensure())

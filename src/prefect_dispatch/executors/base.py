@@ -23,7 +23,7 @@ from prefect_dispatch.models.base import Frozen, Strict
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.imports import ObjectAdapter
 from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.outcome import Change, Citation, Rejection, Usage, truncate_notes
+from prefect_dispatch.models.outcome import LIVE, Change, Citation, Rejection, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import read_json
 from prefect_dispatch.security.redaction import redact, redact_json
 from prefect_dispatch.serialization.json_text import UnsupportedJsonError, canonical_json
@@ -88,6 +88,8 @@ class Reply(Strict):
     """Notes of the executor on its work that make no answer invalid: stored with the attempt."""
     citations: tuple[Citation, ...] = ()
     """The pages that a web search returned, without secrets."""
+    tier: str = ""
+    """The price tier in which the provider answered; empty: that of the executor."""
     usage: Usage = Usage(requests=1)
     """Usage of the call."""
 
@@ -176,6 +178,16 @@ class BaseExecutor(ABC):
     def name(self) -> str:
         """The name of its rate limiter: executors with one name share it. By default the class name."""
         return type(self).__name__
+
+    @property
+    def model_name(self) -> str:
+        """The model that a call asks, by which it is billed if it brings no reply. By default the name."""
+        return self.name
+
+    @property
+    def price_tier(self) -> str:
+        """The price tier of a call that is sent now. By default that of live calls."""
+        return LIVE
 
     @property
     def fallback_chain(self) -> tuple[Executor, ...]:
@@ -395,6 +407,38 @@ def expand_samples(brief: Brief) -> tuple[Brief, ...]:
         brief.model_copy(update={"name": f"{brief.name}-{number}", "sample": number})
         for number in range(1, brief.samples + 1)
     )
+
+
+def expand_briefs(briefs: Sequence[Brief]) -> list[Brief]:
+    """Expand the samples of briefs; what needs a brief with samples needs all of them, as any may be chosen.
+
+    Raises:
+        JobError: If a name would be too long, or a brief needs a single sample.
+
+    Example:
+        >>> from prefect_dispatch.models.brief import Brief
+        >>> lexer = Brief(name="lexer", instructions="Write a lexer.", samples=2)
+        >>> parser = Brief(name="parser", instructions="Write a parser.", needs=["lexer"])
+        >>> [(each.name, each.needs) for each in expand_briefs([lexer, parser])]
+        [('lexer-1', ()), ('lexer-2', ()), ('parser', ('lexer-1', 'lexer-2'))]
+    """
+    samples = {brief.name: expand_samples(brief) for brief in briefs}
+    single = {each.name: name for name, expanded in samples.items() for each in expanded if each.name not in samples}
+    for brief in briefs:
+        if one := next((name for name in brief.needs if name in single), None):
+            raise JobError(
+                f"needs: {brief.name!r} needs {one!r}, one candidate of {single[one]!r}, and which of them counts is "
+                f"decided in the run: name {single[one]!r}."
+            )
+    return [
+        each.model_copy(
+            update={"needs": tuple(one.name for name in each.needs for one in samples.get(name, ())) or each.needs}
+        )
+        if each.needs
+        else each
+        for brief in briefs
+        for each in samples[brief.name]
+    ]
 
 
 def original_name(brief: Brief) -> str:

@@ -68,7 +68,8 @@ def import_reference(reference: str, root: Path) -> Any:  # noqa: ANN401 -- an o
     """
     module_name, _, name = reference.partition(":")
     root = root.resolve()
-    if str(root) not in sys.path:
+    added = str(root) not in sys.path
+    if added:
         sys.path.insert(0, str(root))
         importlib.invalidate_caches()
     top = module_name.partition(".")[0]
@@ -82,6 +83,8 @@ def import_reference(reference: str, root: Path) -> Any:  # noqa: ANN401 -- an o
     elif spec:
         paths = list(spec.submodule_search_locations or ())
     if not paths or not all(Path(path).resolve().is_relative_to(root) for path in paths):
+        if added:  # what lies there must not take the place of what is imported later
+            sys.path.remove(str(root))
         if (root / f"{top}.py").is_file() or (root / top / "__init__.py").is_file():
             # Python holds one module of a name in a process: of its own library, or of a job in another folder.
             raise BriefError(

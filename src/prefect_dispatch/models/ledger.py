@@ -186,6 +186,8 @@ CASCADE = "cascade"
 """Name of the table of which model of a cascade answered, and why, which a run adds."""
 WEB_SOURCES = "web-sources"
 """Name of the table of the pages that web searches returned, which a run adds to those of the integrator."""
+DIFFERENCE = "merge-difference"
+"""Name of the table of how a merge differs from that of the report which was merged again."""
 
 
 class Table(Strict):

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, field_validator
+from typing_extensions import override
 
 from prefect_dispatch.models.base import CompactFrozen, Frozen, Strict
 from prefect_dispatch.models.cascade_decision import CascadeDecision  # noqa: TC001 -- a field of a model
@@ -167,6 +168,28 @@ def _cached_usage(*values: float | None) -> Usage:
     return Usage.model_validate(dict(zip(Usage.model_fields, values, strict=True)))
 
 
+Step = Literal["ask", "retry", "re-ask", "cascade", "fallback"]
+"""Why calls were sent: first asks; first asks of an attempt that follows a failed one; invalid answers sent back; the
+cheap model of a cascade; a model to which an item was passed on."""
+LIVE = "live"
+"""The price tier of calls that are answered at once, at the regular price."""
+BATCH = "batch"
+"""The price tier of requests in a file for a provider's batch API."""
+
+
+class UsageShare(CompactFrozen):
+    """Part of an attempt's usage: that of the calls with one model, one price tier and one reason."""
+
+    model: str = ""
+    """The model that was asked; empty if that is unknown, or it was no language model."""
+    tier: str = LIVE
+    """The price tier: `live`, `batch` or another one of the provider's."""
+    step: Step = "ask"
+    """Why the calls were sent; `retry` follows from the attempt before, and is never stored."""
+    usage: Usage
+    """The usage of these calls."""
+
+
 class Citation(Frozen):
     """A page that a model's web search returned, as its provider cites it."""
 
@@ -239,19 +262,45 @@ class Attempt(CompactFrozen):
     error: str | None = None
     """The failure that ended the attempt, unless it succeeded: its class and message."""
 
+    @property
+    def usage_shares(self) -> tuple[UsageShare, ...]:
+        """Its usage by model, price tier and reason; as a whole where it has one of each."""
+        return (UsageShare(model=self.model, usage=self.usage),)
 
-class CascadeAttempt(Attempt):
-    """Attempt by an executor with a cascade.
+
+class ItemizedAttempt(Attempt):
+    """Attempt with re-asks, with several models, or at another price than that of live calls.
 
     A class of its own, so that other attempts are stored as they always were.
     """
 
+    shares: tuple[UsageShare, ...]
+    """Its usage by model, price tier and reason."""
+
+    @property
+    @override
+    def usage_shares(self) -> tuple[UsageShare, ...]:
+        """Its usage by model, price tier and reason."""
+        return self.shares
+
+
+class CascadeAttempt(Attempt):
+    """Attempt by an executor with a cascade; a class of its own for the same reason."""
+
     cascade: CascadeDecision
     """Which model answered, and why."""
+    shares: tuple[UsageShare, ...] = ()
+    """Its usage by model, price tier and reason; empty if an earlier version stored it."""
+
+    @property
+    @override
+    def usage_shares(self) -> tuple[UsageShare, ...]:
+        """Its usage by model, price tier and reason."""
+        return self.shares or super().usage_shares
 
 
-AnyAttempt = Annotated[Attempt | CascadeAttempt, Field(union_mode="left_to_right")]
-"""An attempt, with a cascade or without; most are without, so that is tried first."""
+AnyAttempt = Annotated[Attempt | ItemizedAttempt | CascadeAttempt, Field(union_mode="left_to_right")]
+"""An attempt of any class; most are of the first, so that is tried first."""
 
 
 def answering_models(attempts: Iterable[Attempt]) -> set[tuple[str, str]]:

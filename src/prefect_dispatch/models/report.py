@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from functools import partial
 from hashlib import sha256
 from itertools import pairwise
-from math import fsum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.bill import BillRow, create_bill, rows_paid, sum_costs
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import (
     Document,
@@ -260,9 +260,15 @@ class Spending(Strict):
     """Number of escalations to the executor's next model, by why the one before was given up."""
 
     @classmethod
-    def of(cls, outcomes: Iterable[Outcome]) -> Spending:
-        """Sum up the outcomes of a run."""
+    def of(cls, outcomes: Iterable[Outcome], bill: Iterable[BillRow] | None = None) -> Spending:
+        """Sum up the outcomes of a run.
+
+        Args:
+            outcomes: The outcomes.
+            bill: The rows of their bill, which the cost is the sum of. None: they are computed.
+        """
         outcomes = list(outcomes)
+        costs = sum_costs(rows_paid(create_bill(outcomes) if bill is None else bill, "run"))
         origins = Counter(outcome.origin for outcome in outcomes)
         attempts = [attempt for outcome in outcomes for attempt in outcome.spent]
         retried = Counter(kind for outcome in outcomes for kind in _retried_kinds(outcome.spent))
@@ -272,14 +278,13 @@ class Spending(Strict):
             name: sum(getattr(usage, name) for usage in usages)
             for name in ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "tokens", "unsettled")
         }
-        costs = [usage.cost_usd for usage in usages]
         return cls(
             asked=origins["asked"],
             cached=origins["stored"],
             shared=origins["shared"],
             **counts,
-            cost_usd=None if None in costs else round(fsum(filter(None, costs)), 9),  # fsum: the same in any order
-            estimated_usd=round(fsum(usage.estimated_usd for usage in usages), 9),
+            cost_usd=costs.cost_usd,
+            estimated_usd=costs.estimated_usd,
             reasks=sum(attempt.reasks for attempt in attempts),
             retried=dict(sorted(retried.items())),
             escalated=dict(sorted(escalated.items())),
@@ -347,6 +352,8 @@ class Report(Strict):
     """Usage of the run, the integrator's share included."""
     integration: Spending = Spending()
     """The integrator's share of the usage: that of its own queries."""
+    bill: tuple[BillRow, ...] = ()
+    """The same usage and cost by brief, model, price tier, reason and stage; what was paid for before is kept apart."""
     plan: dict[str, JsonValue] = Field(default_factory=dict)
     """The plan before the run."""
     run: dict[str, JsonValue] = Field(default_factory=dict)

@@ -43,8 +43,9 @@ BACKLOG = 1024
 
 APP = "prefect.server.api.server:create_app"
 """Prefect's server."""
+# The user's folders come last: a `json.py` of theirs is not Python's.
 _START = (
-    "import sys; sys.path[:] = sys.argv[4:]; "
+    "import sys; sys.path += sys.argv[4:]; "
     "from prefect_dispatch.processes.ephemeral_server import serve; serve(*sys.argv[1:4])"
 )
 _MODE = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
@@ -139,7 +140,7 @@ class TemporaryServer:
         """Start the server's process, which inherits the listening socket."""
         listening = self._socket.fileno()
         return subprocess.Popen(  # noqa: S603 -- this module
-            [sys.executable, "-c", _START, self._app, str(listening), str(os.getpid()), *sys.path],
+            [sys.executable, "-I", "-c", _START, self._app, str(listening), str(os.getpid()), *sys.path],
             env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=log,

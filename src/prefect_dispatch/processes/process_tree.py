@@ -43,8 +43,9 @@ LOOK_S = 0.5
 START_S = 30.0
 """Seconds within which a watchdog has to start; it usually takes 0.1 s."""
 
+# The user's folders come last: a `json.py` of theirs is not Python's.
 _START = (
-    "import sys; sys.path[:] = sys.argv[2:]; "
+    "import sys; sys.path += sys.argv[2:]; "
     "from prefect_dispatch.processes import process_tree; process_tree.main(sys.argv[1])"
 )
 _lock = threading.Lock()

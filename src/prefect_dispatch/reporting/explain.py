@@ -90,8 +90,8 @@ def record_names(fields: Sequence[FieldRow], value: JsonValue) -> dict[tuple[str
         if path not in names:
             entry = value
             for token in path:
-                entry = _get_child(entry, token)
-            parts = (each for each in (entry, _get_child(entry, "value")) if isinstance(each, dict))
+                entry = get_child(entry, token)
+            parts = (each for each in (entry, get_child(entry, "value")) if isinstance(each, dict))
             names[path] = list(_short_texts(chain.from_iterable(part.values() for part in parts)))
         names[path] += _short_texts(loser.value for loser in row.losers)
     return names
@@ -128,7 +128,7 @@ def _names_record(what: str, row: FieldRow, names: Iterable[str]) -> bool:
     return any(query == _fold_case(f"{name}{tail}") for name in names for tail in tails)
 
 
-def _get_child(value: JsonValue, token: str) -> JsonValue:
+def get_child(value: JsonValue, token: str) -> JsonValue:
     """Return the child of a value at a token of a path; None if there is none."""
     if isinstance(value, dict):
         return value.get(token)
@@ -206,12 +206,13 @@ def explain_sources(report: Report, patterns: Sequence[str]) -> str:
     # 2. What rests on them: field by field; in a text, sentence by sentence.
     alone: list[str] = []
     shared: list[str] = []
+    citing = [*_iter_citing(refs, known, report.value)]
     for row in report.fields:
-        if refs.intersection(row.sources):
+        # Of a text whose sentences cite them, the sentences are listed, and not the whole.
+        if refs.intersection(row.sources) and not (citing and row.path == ""):
             others = [ref for ref in row.sources if ref not in refs]
             line = f"{row.path or '/'} = {_short_json(row.winner)}"
             (shared if others else alone).append(f"{line} (also from {join_names(others)})" if others else line)
-    citing = [*_iter_citing(refs, known, report.value)]
     rows = [(Ref.of(row), row) for row in report.ledger]
     sections = {
         "In the merged value from them alone": alone,

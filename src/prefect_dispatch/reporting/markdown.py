@@ -10,8 +10,10 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from prefect_dispatch.models.bill import rows_paid
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import Ref, sort_key
+from prefect_dispatch.reporting.costs import bill_rows, describe_paid_before
 from prefect_dispatch.reporting.progress import run_issues
 from prefect_dispatch.reporting.table_files import answer_rows, spread_fields, value_tables
 from prefect_dispatch.security.escaping import (
@@ -87,7 +89,7 @@ def markdown(report: Report) -> str:
     if not is_matrix:
         parts += chain.from_iterable(map(_table_section, report.tables))
     parts += _requirement_section(report.requirements)
-    parts += ["## Numbers", _numbers_table(report)]
+    parts += ["## Numbers", _numbers_table(report), *_bill_tables(report)]
     if issues := run_issues(report):
         parts += ["## How it went", markdown_table(("", "how many", "by class"), issues)]
     parts += _model_section(report.models)
@@ -340,6 +342,7 @@ def _numbers_table(report: Report) -> str:
         ("asked", planned.get("to_ask"), usage.asked, own.asked),
         ("requests", planned.get("to_ask"), usage.requests, own.requests),
         ("prompt tokens", planned.get("prompt_tokens"), usage.prompt_tokens, own.prompt_tokens),
+        *_cached_tokens_row(report),
         ("completion tokens", planned.get("completion_tokens"), usage.completion_tokens, own.completion_tokens),
         ("cost in USD", planned.get("cost_usd"), usage.cost_usd, own.cost_usd),
         ("seconds", planned.get("seconds_in_parallel"), report.run.get("seconds"), ""),
@@ -350,6 +353,22 @@ def _numbers_table(report: Report) -> str:
     header = ("", "planned", "happened", "of that the integrator's own")
     asks = own.asked + own.cached + own.shared > 0
     return markdown_table(header, rows) if asks else markdown_table(header[:3], [row[:3] for row in rows])
+
+
+def _cached_tokens_row(report: Report) -> Iterator[tuple[object, ...]]:
+    """Yield the row of the tokens that providers found in their caches, if there were any."""
+    if report.usage.cached_tokens:
+        yield ("of that from the provider's cache", "", report.usage.cached_tokens, report.integration.cached_tokens)
+
+
+def _bill_tables(report: Report) -> Iterator[str]:
+    """Yield the bill of a run by each column that has several values, and what was paid for before, if anything was."""
+    if rows := bill_rows(rows_paid(report.bill, "run")):
+        header = ("by", "", "requests", "prompt tokens", "of that cached", "completion tokens", "cost in USD")
+        yield "### What cost how much"
+        yield markdown_table(header, rows)
+    if before := describe_paid_before(report.bill):
+        yield escape_paragraph(f"Paid before this run, for the answers from the store: {before}.")
 
 
 def _conflicts_table(rows: Sequence[FieldRow]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from importlib import import_module
+from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 from uuid import uuid4
@@ -16,7 +17,7 @@ from prefect_dispatch.sources import object_store
 from prefect_dispatch.sources.dataframe import MAX_NAMED, column_values, key_texts, require_column, to_narwhals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import narwhals as nw
     import pandas as pd
@@ -37,7 +38,8 @@ def build_rows(report: Report) -> list[Row]:
 
     A row has the result (`status`, `disposition`, `by`, `reason`), the answer (`answer`: a text as it is,
     anything else as JSON), the error (`error_kind`, `error`), the origin of the answer (`model`, `origin`,
-    `fingerprint`), and the usage (`attempts`, `tokens`, `cost_usd`).
+    `fingerprint`), and the usage of its attempts, whenever they were paid for (`attempts` to `tiers`), with what this
+    run has paid for them (`paid_usd`).
 
     Raises:
         JobError: If the report has no outcomes, as one that was read from `report.json`.
@@ -70,6 +72,9 @@ def sorted_outcomes(report: Report) -> list[Outcome]:
 def _build_row(outcome: Outcome, ledger: LedgerRow | None) -> Row:
     usages = [attempt.usage for attempt in outcome.attempts]
     costs = [usage.cost_usd for usage in usages if usage.cost_usd is not None]
+    # A sum without the attempts of unknown cost would be too low.
+    cost_usd = fsum(costs) if len(costs) == len(usages) else None
+    tiers = sorted({share.tier for attempt in outcome.attempts for share in attempt.usage_shares})
     return {
         "brief": outcome.brief,
         "item": outcome.item,
@@ -85,10 +90,18 @@ def _build_row(outcome: Outcome, ledger: LedgerRow | None) -> Row:
         "fingerprint": outcome.fingerprint or None,
         "attempts": len(usages),
         "tokens": sum(usage.tokens for usage in usages),
-        # A sum without the attempts of unknown cost would be too low.
-        "cost_usd": sum(costs) if len(costs) == len(usages) else None,
+        "cost_usd": cost_usd,
+        "paid_usd": cost_usd if outcome.origin == "asked" else 0.0,
+        "reasks": sum(attempt.reasks for attempt in outcome.attempts),
+        "tiers": ", ".join(tiers) or None,
+        **{name: sum(getattr(usage, name) for usage in usages) for name in USAGE_COUNTS},
     }
 
+
+LATER_COLUMNS = frozenset({"paid_usd", "reasks", "tiers"})
+"""With `USAGE_COUNTS` the columns that a database table of an earlier version doesn't have."""
+USAGE_COUNTS = ("requests", "prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "unsettled")
+"""The columns that sum up a field of the usage of all attempts."""
 
 COLUMNS = tuple(_build_row(Outcome(brief="", item="", status="skipped"), None))
 """The names of the columns."""
@@ -117,7 +130,10 @@ MAX_EXACT_FLOAT = 2**53
 MAX_INT64 = 2**63 - 1
 """The largest signed integer of 64 bits."""
 
-COLUMN_TYPES = {"attempts": "Int64", "tokens": "Int64", "cost_usd": "Float64"}
+COLUMN_TYPES = {
+    **dict.fromkeys(("attempts", "tokens", "reasks", *USAGE_COUNTS), "Int64"),
+    **dict.fromkeys(("cost_usd", "paid_usd"), "Float64"),
+}
 """The types of the columns that aren't texts."""
 
 
@@ -141,7 +157,9 @@ def outcomes_frame(report: Report, like: object, *, key: str = "") -> object:
     """Return a DataFrame with a row for each (brief, item), gaps included.
 
     The columns are `brief`, `item`, `status`, `disposition`, `by`, `reason`, `answer`, `error_kind`, `error`,
-    `model`, `origin`, `fingerprint`, `attempts`, `tokens`, `cost_usd`; and `answer.<field>` for each field of the
+    `model`, `origin`, `fingerprint`; of the attempts `attempts`, `tokens`, `cost_usd`, `paid_usd` (0 where the answer
+    was paid for before, or by an equal item), `reasks`, `tiers`, `requests`, `prompt_tokens`, `cached_tokens`,
+    `cache_write_tokens`, `completion_tokens` and `unsettled`; and `answer.<field>` for each field of the
     answers that are objects, with booleans, numbers and texts as such, and mixed or nested values as JSON text.
 
     Args:
@@ -281,11 +299,13 @@ def write_outcomes(
 
     written_at = datetime.now(timezone.utc)
     rows = _database_rows(report, job, written_at)
-    target, deleted = _build_table(table, schema), 0
+    deleted = 0
     with engine.begin() as connection:
+        target = _build_table(table, schema, _lacking_columns(connection, table, schema))
         target.create(connection, checkfirst=True)
         _require_columns(connection, target)
         if rows:
+            rows = [{name: value for name, value in row.items() if name in target.c} for row in rows]
             connection.execute(_upsert(target, engine.dialect.name), rows)
         if vanished == "delete":
             # The rows that were just written have the time of this call.
@@ -319,13 +339,25 @@ def _replace_nul(value: object) -> object:
     return value.replace("\0", NUL_REPLACEMENT) if isinstance(value, str) else value
 
 
-def _build_table(name: str, schema: str | None) -> Table:
+def _lacking_columns(connection: Connection, table: str, schema: str | None) -> set[str]:
+    """Return the columns that a table of an earlier version doesn't have; they stay out of it."""
+    from sqlalchemy import inspect  # noqa: PLC0415 -- optional
+
+    inspector = inspect(connection)
+    if not inspector.has_table(table, schema=schema):
+        return set()
+    existing = {str(column["name"]) for column in inspector.get_columns(table, schema=schema)}
+    return {*LATER_COLUMNS, *USAGE_COUNTS} - existing
+
+
+def _build_table(name: str, schema: str | None, left_out: Collection[str]) -> Table:
     from sqlalchemy import Column, DateTime, Float, Integer, MetaData, Table, Text  # noqa: PLC0415 -- optional
     from sqlalchemy.sql import quoted_name  # noqa: PLC0415 -- the same
 
-    kinds: dict[str, Any] = {"attempts": Integer, "tokens": Integer, "cost_usd": Float}
+    types: dict[str, Any] = {"Int64": Integer, "Float64": Float}
+    kinds = {name: types[kind] for name, kind in COLUMN_TYPES.items()}
     kinds["written_at"] = DateTime(timezone=True)
-    names = dict.fromkeys((*KEY_COLUMNS, *COLUMNS, "run", "written_at"))
+    names = [each for each in dict.fromkeys((*KEY_COLUMNS, *COLUMNS, "run", "written_at")) if each not in left_out]
     columns: list[Column[Any]] = [
         Column(each, kinds.get(each, Text), primary_key=each in KEY_COLUMNS) for each in names
     ]

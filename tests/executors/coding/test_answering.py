@@ -136,6 +136,7 @@ def test_what_an_agent_refuses_itself_is_told_of_a_failure(repository: Repositor
     assert "The policy of codex refused: 'rm -rf x rejected: not permitted'." in str(error)
 
 
+@pytest.mark.slow
 def test_a_sandbox_that_cannot_be_made_stops_the_run(repository: Repository, programs: Path) -> None:
     """No command can be run, for no item."""
     item = {"type": "command_execution", "command": "ls", "aggregated_output": "bwrap: No.\n", "status": "failed"}

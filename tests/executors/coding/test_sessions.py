@@ -81,6 +81,7 @@ RESUMED = {"claude": f"--resume {SESSION}", "codex": f"resume {SESSION} -", "ope
 
 @pytest.mark.parametrize("agent", list(RESUMED))
 @pytest.mark.parametrize("in_repository", [True, False])
+@pytest.mark.slow
 def test_a_reask_continues_the_session(
     agent: str,
     in_repository: bool,  # noqa: FBT001 -- a case

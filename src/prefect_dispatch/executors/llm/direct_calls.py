@@ -52,6 +52,7 @@ SUPPORTED_ARGUMENTS = TARGET_KEYS | {
     "reasoning_effort",
     "response_format",
     "seed",
+    "service_tier",
     "stop",
     "temperature",
     "tool_choice",

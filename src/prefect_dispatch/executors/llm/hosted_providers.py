@@ -71,7 +71,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
 _BY_CLIENT = frozenset({"azure", "openai"})
 """Providers that litellm calls by OpenAI's client, and whose responses it converts without a class."""
 
-_SUPPORTED = SUPPORTED_ARGUMENTS | {"extra_body", "service_tier", "thinking", "top_k", "verbosity"}
+_SUPPORTED = SUPPORTED_ARGUMENTS | {"extra_body", "thinking", "top_k", "verbosity"}
 """Arguments of `acompletion` with which litellm builds a request, and does nothing else."""
 
 _OWN_HEADERS = frozenset({"accept-encoding", "connection", "content-length", "host"})

@@ -6,9 +6,8 @@ import asyncio
 import os
 import re
 from contextlib import aclosing, suppress
-from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, model_validator
 from pydantic_core import PydanticCustomError
@@ -36,6 +35,17 @@ from prefect_dispatch.executors.llm.cascade import (
     own_model_problem,
 )
 from prefect_dispatch.executors.llm.direct_calls import post_chat_completion, supports_direct_http
+from prefect_dispatch.executors.llm.discounts import (
+    FLEX,
+    FLEX_PROVIDER,
+    PREFIX_STEP,
+    PRIORITY,
+    halve,
+    listed_prefix_cache,
+    listed_tier_price,
+    mark_for_cache,
+    read_tier,
+)
 from prefect_dispatch.executors.llm.hosted_providers import ask_provider, find_route
 from prefect_dispatch.executors.llm.http_exchange import Exchange, use_exchange
 from prefect_dispatch.executors.llm.litellm_adapter import (
@@ -51,7 +61,6 @@ from prefect_dispatch.executors.llm.litellm_adapter import (
     load_litellm_in_thread,
     max_prompt_tokens,
     parse_response,
-    read_table,
     supports_web_search,
 )
 from prefect_dispatch.executors.llm.local_model import SLOT_TOKENS, model_digest, resolve_model_path, serve
@@ -81,7 +90,7 @@ from prefect_dispatch.executors.llm.provider_errors import classify_error, is_re
 from prefect_dispatch.models.base import NoneFirst, Strict
 from prefect_dispatch.models.brief import Brief, Text
 from prefect_dispatch.models.item import Item, placeholders
-from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.models.outcome import LIVE, Usage
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.serialization.json_text import digest
 
@@ -91,8 +100,6 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
     from typing_extensions import Self
-
-    from prefect_dispatch.executors.llm.messages import Message
 
 
 EXPECTED_COMPLETION_TOKENS = 500
@@ -136,8 +143,10 @@ class LLM(BaseExecutor, Strict):
     """Whether an answer from another model than the one that was asked is a failure, and not only a flag."""
     web_search: bool = Field(default=False, title="Web search")
     """Whether the model may search the web through its provider; options are `web_search_options` in `params`."""
-    mode: Literal["live", "batch"] = "live"
-    """`batch`: a run first sends its requests to the provider in one file, for about half the price, within a day."""
+    mode: Literal["live", "flex", "batch"] = "live"
+    """`flex`: each call is sent in OpenAI's flex tier, for about half the price; it may take 15 minutes, or be refused
+    while the tier has no capacity. `batch`: a run first sends its requests to the provider in one file, for about half
+    the price, within a day."""
     rounds: int = Field(default=1, ge=1, le=10, title="Batches in a row")
     """Number of batches, the first included, for requests that fail, before they are sent live."""
     cascade: Annotated[Cascade | None, NoneFirst()] = Field(default=None, title="Cascade")
@@ -159,6 +168,11 @@ class LLM(BaseExecutor, Strict):
         )
         if problem:
             raise PydanticCustomError("cascade", "{problem}", {"problem": problem})
+        cheap_params = self.cascade.params if self.cascade else None
+        if self.mode == FLEX and any(map(_named_tier, (self.params, cheap_params or {}))):
+            raise PydanticCustomError(
+                "mode", "mode: flex is a service tier, and params.service_tier names one, too; leave one of them out"
+            )
         return self
 
     @property
@@ -269,13 +283,24 @@ class LLM(BaseExecutor, Strict):
     def batch_variant(self) -> LLM:
         """This model alone, with the price of a batch: half of the stated price, else by litellm's table."""
         stated, listed = self.usd_per_million, listed_batch_price(self.model)
-        price = (stated[0] / 2, stated[1] / 2) if stated else listed and (listed[0] * 1e6, listed[1] * 1e6)
+        price = halve(stated) if stated else listed and (listed[0] * 1e6, listed[1] * 1e6)
         return self._with_single_model(self.model).model_copy(update={"usd_per_million": price, "mode": "live"})
 
     @property
     def name(self) -> str:
-        """The name of its rate limiter: the model, and its address where one is set."""
-        return f"{self.model} at {self.api_base.rstrip('/')}" if self.api_base else self.model
+        """The name of its rate limiter: the model, the flex tier, and the address where one is set."""
+        model = f"{self.model} in flex" if self.mode == FLEX else self.model  # that has no capacity; other calls pass
+        return f"{model} at {self.api_base.rstrip('/')}" if self.api_base else model
+
+    @property
+    def model_name(self) -> str:
+        """The model, without the address."""
+        return self.model
+
+    @property
+    def price_tier(self) -> str:
+        """The price tier in which a call is sent."""
+        return FLEX if self.mode == FLEX else read_tier(_named_tier(self.params))
 
     async def answer(self, ask: Ask) -> Reply:
         """Call the model once; the fallbacks are in `fallback_chain`.
@@ -291,11 +316,16 @@ class LLM(BaseExecutor, Strict):
         try:
             search = self.search_options
             params = self.params if search is None else {**self.params, "web_search_options": search}
+            if self.mode == FLEX:
+                params = {**params, "service_tier": FLEX}
             request = {**build_request(litellm, ask, self.model, params, method), **await self._call_target()}
             if self._marks_prefix(ask):
                 request["messages"][0] = mark_for_cache(request["messages"][0])
             response = await self._request_response(litellm, request, exchange)
-            reply = parse_response(response, self.model, self._price(), exchange.served_model, search)
+            tier = read_tier(getattr(response, "service_tier", None))
+            reply = parse_response(response, self.model, self._price(tier), exchange.served_model, search)
+            if tier != self.price_tier:
+                reply = reply.model_copy(update={"tier": tier})
         except JobError as error:
             raise TerminalError(str(error), kind="local_model", usage=Usage()) from None
         except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its message is redacted
@@ -418,6 +448,13 @@ class LLM(BaseExecutor, Strict):
         Raises:
             JobError: If not; the message explains what to change.
         """
+        for tier in self.fallback_chain if self.mode == FLEX else ():
+            if not tier.model.startswith(FLEX_PROVIDER) or tier._expected_price() is None:  # noqa: SLF001 -- its own kind
+                raise JobError(
+                    f"mode: flex: model {tier.model!r} has no price for OpenAI's flex tier in litellm's table. Name "
+                    "one that has, such as 'openai/gpt-5-mini', state the executor's usd_per_million for a server "
+                    "behind openai/, or set mode to 'live'."
+                )
         for model in self.models:
             if not has_known_provider(model):
                 raise _unknown_model(model)
@@ -470,7 +507,7 @@ class LLM(BaseExecutor, Strict):
 
         A stated price counts for all tokens.
         """
-        cache = listed_prefix_cache(self.model) if self._price() is None else None
+        cache = listed_prefix_cache(self.model, self.price_tier) if self._price() is None else None
         return cache and cache.prices
 
     def _marks_prefix(self, ask: Ask) -> bool:
@@ -489,10 +526,14 @@ class LLM(BaseExecutor, Strict):
         return min(known) if len(known) == len(sizes) else None
 
     def price(self) -> Price | None:
-        """Return US dollars per token sent and per token received, by the dearest model; None if one is unknown."""
+        """Return US dollars per token sent and per token received, by the dearest model; None if one is unknown.
+
+        In another tier it is that tier's; what a call may cost at most (`cost_bound`) is never less than the regular
+        price.
+        """
         if self.mode == "batch":
             return self.batch_variant.price()
-        prices = [tier._price() or listed_price(tier.model) for tier in self.fallback_chain]  # noqa: SLF001 -- its own kind
+        prices = [tier._expected_price() for tier in self.fallback_chain]  # noqa: SLF001 -- its own kind
         known = [price for price in prices if price is not None]
         return (max(sent for sent, _ in known), max(got for _, got in known)) if len(known) == len(prices) else None
 
@@ -509,6 +550,9 @@ class LLM(BaseExecutor, Strict):
         sent = max_prompt_tokens(self.model, build_messages(ask, schema_in_prompt=True))
         got = self._max_answer_tokens()
         price = self._price() or listed_price(self.model, sent)
+        if price and self.price_tier == PRIORITY and not self._price():
+            dearer = listed_tier_price(self.model, PRIORITY)
+            price = dearer and (max(price[0], dearer[0]), max(price[1], dearer[1]))
         if price and self._marks_prefix(ask) and (cached := self.prefix_prices()):
             price = max(price[0], cached[1]), price[1]  # writing into the cache costs more
         fee = self.call_fee()
@@ -546,13 +590,24 @@ class LLM(BaseExecutor, Strict):
         key = await load_key(self.credentials) if self.credentials else {}
         return {"model": self.model, "api_base": self.api_base, **key}
 
-    def _price(self) -> Price | None:
-        """Return the price per token if it is known without litellm's table; else None."""
+    def _expected_price(self) -> Price | None:
+        """Return the price per token that a call of this model is expected to have; None if unknown."""
+        return self._price(self.price_tier) or listed_tier_price(self.model, self.price_tier)
+
+    def _price(self, tier: str = LIVE) -> Price | None:
+        """Return the price per token in a price tier if it is known without litellm's table; else None."""
         if is_local(self.model):
             return 0.0, 0.0
         if self.usd_per_million is not None:
-            return self.usd_per_million[0] / 1e6, self.usd_per_million[1] / 1e6
+            price = self.usd_per_million[0] / 1e6, self.usd_per_million[1] / 1e6
+            return halve(price) if tier == FLEX else price
         return None
+
+
+def _named_tier(params: Params) -> object:
+    """Return the service tier that the parameters of a call name; None for none."""
+    extra = params.get("extra_body")
+    return params.get("service_tier") or (extra.get("service_tier") if isinstance(extra, dict) else None)
 
 
 _CONNECT_S = 60.0
@@ -639,53 +694,3 @@ def _stream_error(message: str, kind: str) -> TransientError:
 
 def _unknown_model(model: str) -> JobError:
     return JobError(f"Model {model!r} is unknown to litellm: name it as provider/model.")
-
-
-MIN_PREFIX_TOKENS = 1024
-"""Tokens from which on a prefix is cached, where litellm's table has no other number: OpenAI's and Anthropic's rule."""
-PREFIX_STEP = 128
-"""Step in tokens by which OpenAI caches a prefix; the rest of a step is not cached."""
-_CACHING_SERVERS = ("hosted_vllm/", "openai/")
-"""Beginnings of the names of models on one's own servers, which cache prefixes by themselves."""
-
-
-class PrefixCache(NamedTuple):
-    """How the provider of a model caches the beginning of prompts.
-
-    Attributes:
-        min_tokens: The length from which on it does.
-        prices: US dollars per token that is read from the cache, and per token that is written; None if unknown.
-        by_marks: Whether only what a request marks is cached.
-    """
-
-    min_tokens: int
-    prices: Price | None
-    by_marks: bool
-
-
-@lru_cache(maxsize=256)
-def listed_prefix_cache(model: str) -> PrefixCache | None:
-    """Return how the provider of a model caches the beginning of prompts; None if it isn't known to.
-
-    A server of one's own behind `openai/` or `hosted_vllm/` is taken to cache by itself, at no price: vLLM, SGLang and
-    llama.cpp do.
-    """
-    if is_local(model):
-        return None
-    table = read_table()
-    entry = table.get(model) or table.get(model.partition("/")[2]) or {}
-    if not entry and model.startswith(_CACHING_SERVERS):
-        return PrefixCache(MIN_PREFIX_TOKENS, None, by_marks=False)
-    sent, read = entry.get("input_cost_per_token"), entry.get("cache_read_input_token_cost")
-    if not entry.get("supports_prompt_caching"):
-        return None
-    by_marks = "claude" in model
-    write = (entry.get("cache_creation_input_token_cost") if by_marks else None) or sent
-    prices = None if read is None or write is None else (float(read), float(write))
-    return PrefixCache(entry.get("prompt_cache_min_tokens") or MIN_PREFIX_TOKENS, prices, by_marks)
-
-
-def mark_for_cache(message: Message) -> dict[str, Any]:
-    """Return a message that the provider caches, with all that comes before it (Anthropic's `cache_control`)."""
-    part = {"type": "text", "text": message["content"], "cache_control": {"type": "ephemeral"}}
-    return {**message, "content": [part]}

@@ -158,6 +158,7 @@ _RULES = (
     _Rule(RejectedError, "content_policy", names={"ContentPolicyViolationError"}, codes={"content_policy_violation"}),
     _Rule(RejectedError, "content_policy", {400}, r"content.?(policy|filter|management)"),
     _Rule(RejectedError, "too_large", {413}),
+    _Rule(BusyError, "capacity", codes={"resource_unavailable"}),  # of OpenAI's flex tier; nothing is charged
     _Rule(BusyError, "rate_limit", {429}, codes={"rate_limit_error", "rate_limit_exceeded"}),
     _Rule(TransientError, "timeout", {408, 504}, names={"Timeout", "ReadTimeout", "ConnectTimeout"}),
     _Rule(BusyError, "overloaded", {503, 529}, codes={"overloaded_error"}),

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from prefect_dispatch.models import __version__
+from prefect_dispatch.models.bill import rows_paid
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.models.output_schema import serialize_output
 from prefect_dispatch.models.test_run import RED, RUN, Result, label
+from prefect_dispatch.reporting.costs import bill_rows, describe_paid_before
 from prefect_dispatch.reporting.html.answers import build_answer_cells, build_value_view, format_plain, table_cell
 from prefect_dispatch.reporting.html.document import (
     TextPreviews,
@@ -119,6 +121,7 @@ def build_summary(report: Report, texts: TextPreviews) -> dict[str, Any]:
         "usage": report.usage.model_dump(mode="json"),
         "integration": report.integration.model_dump(mode="json"),
         "plan": report.plan,
+        "bill": {"rows": bill_rows(rows_paid(report.bill, "run")), "before": describe_paid_before(report.bill)},
         "course": [each._asdict() for each in run_issues(report)],
         "spending": list(_spending([*report.outcomes, *report.asked])),
         "failures": dict(Counter(gap.error.kind for gap in report.gaps).most_common()),

@@ -14,7 +14,7 @@ function renderSummary(view) {
     el("div", { class: "grid2" }, [spendCards(), dispositionCard(), failureCard()].flat().filter(Boolean)),
     folded("Methods: how the answers were merged, the plan, how it went",
       report.rules ? [el("h4", {}, "How the answers were merged"), el("p", { class: "prose said" }, report.rules)] : null,
-      planCard(), courseCard()),
+      planCard(), billCard(), courseCard()),
   );
 }
 
@@ -146,6 +146,16 @@ function planCard() {
   const header = ["", "planned", "happened", "of that the integrator's own"];
   return el("div", { class: "stack" }, el("h4", {}, "Plan and actual usage"), table(header.slice(0, own ? 4 : 3), rows.map((row) => row.slice(0, own ? 4 : 3)), [1, 2, 3]),
     plan.basis ? el("p", { class: "note" }, plan.basis, ".") : null);
+}
+
+/** Return what cost how much, by each column of the bill that has several values, and what was paid for before. */
+function billCard() {
+  const { rows, before } = report.bill;
+  if (!rows.length && !before) return null;
+  const cells = rows.map(([by, value, ...figures]) => [by, value, ...figures.slice(0, 4).map(number), typeof figures[4] === "number" ? usd(figures[4]) : figures[4]]);
+  return el("div", { class: "stack" }, el("h4", {}, "What cost how much"),
+    rows.length ? table(["by", "", "requests", "tokens sent", "of that cached", "tokens received", "cost"], cells, [2, 3, 4, 5, 6]) : null,
+    before ? el("p", { class: "note" }, `Paid before this run, for the answers from the store: ${before}.`) : null);
 }
 
 /** Return what changed since the last run of the job. */
