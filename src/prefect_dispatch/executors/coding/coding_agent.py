@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import re
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from prefect_dispatch.executors.coding.session import (
     OutsideWriteDetector,
     find_problems,
     read_files,
+    remove_files,
     require_unchanged,
     usage_of,
     write_files,
@@ -395,7 +396,7 @@ def _warm_up(container: Container | None) -> None:
     get_watchdog()
     reap_periodically()
     if container:
-        remove_left_containers(container.image)
+        remove_left_containers()
     load_litellm()
 
 
@@ -512,7 +513,7 @@ def _create_runner(agent: CodingAgent, workspace: OpenWorkspace) -> ProgramRunne
 
 def _for_agent(agent: CodingAgent, runner: ProgramRunner) -> ProgramRunner:
     """Return the function that runs the agent itself, which alone may reach its provider."""
-    if not (isinstance(runner, ContainerRunner)):
+    if not isinstance(runner, ContainerRunner):
         return runner
     reaches = runner.container.network == "providers"
     address = find_address(agent.model_id, agent.api_base) if reaches else None
@@ -645,10 +646,8 @@ async def _run_program(
     )
     try:
         ran = await runner(program, log)
-    finally:  # these files may hold a key, which later commands in the workspace must not find
-        for path in launch.files:
-            with suppress(OSError):  # the agent has removed or replaced it
-                path.unlink()
+    finally:  # later commands in the workspace must not find a key
+        await to_thread_shielded(remove_files, launch, home)
     files = await to_thread_shielded(read_files, home, adapter.output_files)
     return ran, AgentOutput(ran.stdout.text, ran.stderr.text, files, ran.exit)
 

@@ -1,12 +1,13 @@
-"""Run the programs of a coding agent in containers, by podman or docker.
+"""Run the programs of a coding agent in containers, by podman.
 
 Each program has a container of its own that is removed at its end. It has the folders of its lease and nothing else of
 this machine, no network, no capabilities, and bounded resources. The agent alone may reach its provider, by
 `provider_relay`.
 
-Processes in containers of podman belong to this account, and have the marks of `process_tree` in their environment, so
-that a time-out and the watchdog end them like any other program. Those of docker belong to its daemon: they are removed
-by name, and after a run that was killed, at the next start.
+Ending the call of podman doesn't end a container, whose program may ignore SIGTERM and take off the marks of
+`process_tree`. So a container is removed by its name: after a time-out or a cancellation by this process, after its
+death by the watchdog, and after the death of both at the next start. docker isn't supported, as its containers
+belong to a daemon, and their end is established by no test.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -29,7 +30,7 @@ from prefect_dispatch.errors import JobError, TerminalError, TransientError
 from prefect_dispatch.executors.coding import provider_relay
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.outcome import Usage
-from prefect_dispatch.processes.process_tree import VARIABLE
+from prefect_dispatch.processes.process_tree import VARIABLE, get_watchdog
 from prefect_dispatch.processes.runner import COOKIE, run
 from prefect_dispatch.processes.state_folder import private_folder, remove_tree, state_folder
 from prefect_dispatch.security.redaction import redact
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.processes.state_folder import Lease
     from prefect_dispatch.workspaces.workspace import OpenWorkspace
 
-ENGINES = ("podman", "docker")
-"""The container engines, in order of preference."""
 PROVIDERS = {
     "anthropic": "api.anthropic.com",
     "deepseek": "api.deepseek.com",
@@ -60,12 +59,14 @@ MAX_PROCESSES = 2048
 """Most processes and threads of a container."""
 MAX_SHARED_MEMORY = "1g"
 """Size of `/tmp` in a container, which counts as memory."""
-ENGINE_FAILED = 125
-"""Exit code of an engine that couldn't run a container."""
+PODMAN_FAILED = 125
+"""Exit code of podman if it couldn't run a container; a program in one may have it, too."""
 CALL_S = 60.0
-"""Seconds that a call of an engine may take, but for running a program of a job."""
+"""Seconds that a call of podman may take, but for running a program of a job."""
 _OWN = "/run/prefect-dispatch"
 """Folder of ours in a container."""
+_PID_FILE = "pid"
+"""File of ours that podman writes once a container exists."""
 _LOOPBACK = ("127.0.0.1", "localhost")
 _MISSING_PROGRAM, _MISSING_PYTHON = 71, 72
 _PROBE = (
@@ -80,13 +81,11 @@ _HOST_ONLY = re.compile(
     r"PATH|USER|LOGNAME|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NODE_EXTRA_CA_CERTS"
 )
 """Variables that name what this machine has; a container has those of its image."""
-_ENGINE = re.compile(
+_PODMAN = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|LANG|LC_\w+|XDG_\w+|DBUS_\w+|SSH_AUTH_SOCK|LD_\w+|LISTEN_\w+|NOTIFY_\w+|"
     r"_?(DOCKER|CONTAINERS?|PODMAN|LIBPOD|STORAGE|BUILDAH|REGISTR(Y|IES))_\w+|GO(DEBUG|TRACEBACK|MAXPROCS|GC|MEMLIMIT)"
 )
-"""Variables that an engine itself reads, and gets as this process has them."""
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY")
-"""Variables that engines pass on by their own settings; a proxy's address may have a password."""
+"""Variables that podman itself reads, and gets as this process has them."""
 _UNMOUNTABLE = re.compile(r'[,"\n]')
 """Characters that separate the options of a mount."""
 
@@ -143,18 +142,25 @@ def find_address(model: str, api_base: str) -> Address:
     return Address(host, port)
 
 
-class Engine(NamedTuple):
-    """Container engine."""
+class Podman(NamedTuple):
+    """The program podman."""
 
-    name: str
     path: str
+
+    def command(self, *words: str) -> tuple[str, ...]:
+        """Return the command with some arguments, for the containers of this machine and no other."""
+        return (self.path, "--remote=false", *words)
+
+    def removal(self, name: str) -> tuple[str, ...]:
+        """Return the command that ends and removes a container, if there is one of this name."""
+        return self.command("rm", "--force", "--ignore", "--volumes", name)
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Call it with some arguments, and return how that ended; the exit code is -1 if it couldn't be called."""
         try:
             return subprocess.run(  # noqa: S603 -- no shell, and the arguments are ours
-                [self.path, *words],
-                env=_engine_environment(),
+                self.command(*words),
+                env=_podman_environment(),
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -167,34 +173,29 @@ class Engine(NamedTuple):
             why = getattr(error, "strerror", None) or f"it didn't answer within {CALL_S:g} s"
             return subprocess.CompletedProcess(words, -1, "", why)
 
+    def remove(self, name: str) -> None:
+        """End and remove a container, if there is one of this name."""
+        self.call(*self.removal(name)[2:])
 
-def find_engine(image: str) -> Engine:
-    """Return the engine that has an image: podman, or else docker.
+
+def find_podman() -> Podman:
+    """Return podman.
 
     Raises:
-        JobError: If there is no engine, or if none has the image.
+        JobError: If it isn't installed, or if this system's containers are not of the system itself.
     """
-    return _find_engine(image, os.environ.get("PATH", os.defpath))
-
-
-@lru_cache(maxsize=32)
-def _find_engine(image: str, path: str) -> Engine:
-    engines = [Engine(name, found) for name in ENGINES if (found := shutil.which(name, path=path))]
-    if not engines:
+    way_out = "or leave 'container' out"
+    if sys.platform != "linux":  # pragma: no cover -- elsewhere podman's containers are in a virtual machine
         raise JobError(
-            "executor.container: there is neither podman nor docker in PATH: install one, such as by "
-            "`apt install podman`, or leave 'container' out."
+            f"executor.container: it takes Linux: run the job on such a machine, {way_out}."
         )
-    reasons = list[str]()
-    for engine in engines:
-        asked = engine.call("image", "inspect", "--format", "{{.Id}}", image)
-        if asked.returncode == 0:
-            return engine
-        reasons.append(f"{engine.name}: {_last_line(asked.stderr)}")
-    raise JobError(
-        f"executor.container.image: {image!r} can't be used here, and a run pulls nothing ({'; '.join(reasons)}): "
-        f"build it, or pull it first: {engines[0].name} pull {image}"
-    )
+    path = shutil.which("podman")
+    if path is None:
+        raise JobError(
+            "executor.container: there is no podman in PATH (docker isn't supported, as a run that dies can't be "
+            f"relied on to end its containers): install podman, such as by `apt install podman`, {way_out}."
+        )
+    return Podman(os.path.abspath(path))  # noqa: PTH100 -- links are kept: a program may act by the name of its link
 
 
 def probe_image(container: Container, program: str, version_arguments: Sequence[str]) -> str:
@@ -211,26 +212,18 @@ def probe_image(container: Container, program: str, version_arguments: Sequence[
     Raises:
         JobError: If something is missing, or if no container can be run.
     """
-    engine, image = find_engine(container.image), container.image
-    name = f"prefect-dispatch-probe-{token_hex(6)}"
-    words = _limits(engine, container, name)
-    tried = engine.call(
-        *(
-            "run",
-            *words,
-            "--entrypoint",
-            "sh",
-            image,
-            "-c",
-            _PROBE,
-            "sh",
-            container.network,
-            program,
-            *version_arguments,
+    podman, image = find_podman(), container.image
+    found = podman.call("image", "exists", image)
+    if found.returncode == 1:
+        raise JobError(
+            f"executor.container.image: {image!r} isn't on this machine, and a run pulls nothing: build it, or pull it "
+            f"first: podman pull {image}"
         )
-    )
+    name = f"prefect-dispatch-probe-{token_hex(6)}"
+    probe = ("--env", "HOME=/tmp", "--entrypoint", "sh", image, "-c", _PROBE, "sh", container.network, program)
+    tried = found if found.returncode else podman.call("run", *_limits(container, name), *probe, *version_arguments)
     if tried.returncode == -1:
-        engine.call("rm", "--force", name)
+        podman.remove(name)
     if tried.returncode == _MISSING_PROGRAM:
         raise JobError(f"executor.container.image: {image!r} has no program {program!r} in its PATH; install it there.")
     if tried.returncode == _MISSING_PYTHON:
@@ -238,11 +231,11 @@ def probe_image(container: Container, program: str, version_arguments: Sequence[
             f"executor.container.network: 'providers' takes a program 'python3' in the image {image!r}: install it "
             "there, or set network to 'none'."
         )
-    if (tried.returncode and not version_arguments) or tried.returncode in (-1, ENGINE_FAILED, 126, 127):
+    if (tried.returncode and not version_arguments) or tried.returncode in (-1, PODMAN_FAILED, 126, 127):
         raise JobError(
-            f"executor.container: {engine.name} can't run a container of {image!r} here "
-            f"({_last_line(tried.stderr) or f'exit code {tried.returncode}'}); try it yourself: "
-            f"{engine.name} run --rm --network none {image} sh -c true"
+            f"executor.container: podman can't run a container of {image!r} here "
+            f"({_last_line(tried.stderr) or f'exit code {tried.returncode}'}): leave 'container' out, or make this "
+            f"command succeed: podman run --rm --network none {image} sh -c true"
         )
     return tried.stdout + tried.stderr
 
@@ -282,33 +275,30 @@ class ContainerRunner:
             ExecutorError: If it can't be run.
         """
         try:
-            engine = await to_thread_shielded(find_engine, self.container.image)
+            podman = await to_thread_shielded(find_podman)
         except JobError as error:  # what existed when the job was prepared is gone
             raise TerminalError(str(error), kind="container", usage=Usage()) from None
         name = f"prefect-dispatch-{self.lease.id}-{token_hex(6)}"
         own = self.lease.path / name
-        remove = partial(engine.call, "rm", "--force", name)
         try:
             async with AsyncExitStack() as stack:
                 await to_thread_shielded(self._prepare, own)
                 if self.address:
                     await stack.enter_async_context(provider_relay.serve_address(str(own), *self.address))
-                try:
-                    ran = await run(self._enclose(engine, name, own, program), log=log)
-                except BaseException:
-                    await to_thread_shielded(remove)
-                    raise
+                watchdog = await to_thread_shielded(get_watchdog)
+                stack.enter_context(watchdog.run_after_death(podman.removal(name), _podman_environment()))
+                stack.push_async_callback(to_thread_shielded, podman.remove, name)
+                ran = await run(self._enclose(podman, name, own, program), log=log)
+                is_created = (own / _PID_FILE).exists()
         except OSError as error:
             raise TransientError(
                 f"A container can't be prepared: {error.strerror or error}.", kind="container"
             ) from None
         finally:
             await to_thread_shielded(remove_tree, own)
-        if ran.stopped or ran.exit is None:
-            await to_thread_shielded(remove)
-        said = ran.stderr.end_text(2_000).strip()
-        if ran.exit == ENGINE_FAILED and said.startswith(("Error:", f"{engine.name}:")):
-            raise TransientError(f"{engine.name} couldn't run a container: {said}", kind="container", usage=Usage())
+        if ran.exit == PODMAN_FAILED and not is_created:
+            said = ran.stderr.end_text(2_000).strip()
+            raise TransientError(f"podman couldn't run a container: {said}", kind="container", usage=Usage())
         return ran
 
     def _prepare(self, own: Path) -> None:
@@ -318,16 +308,16 @@ class ContainerRunner:
         (own / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{alias}", encoding="ascii")
         shutil.copyfile(provider_relay.__file__, own / "relay.py")
 
-    def _enclose(self, engine: Engine, name: str, own: Path, program: Program) -> Program:
-        """Return the call of the engine that runs a program in a container."""
+    def _enclose(self, podman: Podman, name: str, own: Path, program: Program) -> Program:
+        """Return the call of podman that runs a program in a container."""
         values = {key: value for key, value in program.env.items() if not _HOST_ONLY.fullmatch(key)}
-        # No value is an argument, which all users of a machine can read, except where the engine would read it itself.
-        by_value = {key for key, value in values.items() if _ENGINE.fullmatch(key) and os.environ.get(key) != value}
+        # No value is an argument, which all users of a machine can read, except where podman would read it itself.
+        by_value = {key for key, value in values.items() if _PODMAN.fullmatch(key) and os.environ.get(key) != value}
         by_name = {key: value for key, value in values.items() if key not in by_value}
         passed = (*(f"{key}={values[key]}" for key in sorted(by_value)), *sorted(by_name), COOKIE, VARIABLE)
         words = [
-            *("run", *_limits(engine, self.container, name), "--label", _label(state_folder())),
-            *("--workdir", str(program.cwd)),
+            *("run", *_limits(self.container, name), "--label", _label(state_folder())),
+            *("--workdir", str(program.cwd), "--pidfile", str(own / _PID_FILE)),
             *(word for each in passed for word in ("--env", each)),
             *(word for each in self._mounts(own) for word in ("--mount", each)),
         ]
@@ -336,8 +326,8 @@ class ContainerRunner:
             if self.address.port < 1024:  # noqa: PLR2004 -- the first port that needs no capability
                 words += ["--sysctl", "net.ipv4.ip_unprivileged_port_start=0"]
             command = ("sh", "-c", _RELAY, str(self.address.port), *command)
-        argv = (engine.path, *words, "--entrypoint", command[0], self.container.image, *command[1:])
-        return replace(program, argv=argv, env={**_engine_environment(), **by_name}, cwd=self.lease.path)
+        argv = podman.command(*words, "--entrypoint", command[0], self.container.image, *command[1:])
+        return replace(program, argv=argv, env={**_podman_environment(), **by_name}, cwd=self.lease.path)
 
     def _mounts(self, own: Path) -> Iterator[str]:
         """Yield the mounts of a container: each folder has the same path as on this machine.
@@ -360,51 +350,39 @@ class ContainerRunner:
             yield f"type=bind,src={source},dst={target}{',readonly' if is_read_only else ''}"
 
 
-def remove_left_containers(image: str) -> None:
-    """Remove the containers of runs that died: those whose lease is over.
-
-    Args:
-        image: The image of the run's own containers, whose engine is asked.
-    """
-    engine, state = find_engine(image), state_folder()
-    listed = engine.call("ps", "--all", "--filter", f"label={_label(state)}", "--format", "{{.Names}}")
+def remove_left_containers() -> None:
+    """Remove the containers of runs that died: those whose lease is over."""
+    podman, state = find_podman(), state_folder()
+    listed = podman.call("ps", "--all", "--filter", f"label={_label(state)}", "--format", "{{.Names}}")
     for name in listed.stdout.split():
         lease = name.removeprefix("prefect-dispatch-").partition("-")[0]
         if not (state / "leases" / f"{lease}.lock").exists():
-            engine.call("rm", "--force", name)
+            podman.remove(name)
 
 
-def _limits(engine: Engine, container: Container, name: str) -> Iterator[str]:
+def _limits(container: Container, name: str) -> Iterator[str]:
     """Yield the options that every container gets."""
-    yield from ("--rm", "--interactive", "--pull", "never", "--name", name)
-    # The engine keeps no output, which isn't redacted there.
-    yield from ("--log-driver", "none", "--network", "none", "--cap-drop", "ALL")
+    # SIGTERM is for `run` to send: who removes a container doesn't wait for its program.
+    yield from ("--rm", "--interactive", "--pull", "never", "--name", name, "--stop-timeout", "0")
+    # podman keeps no output, which isn't redacted there.
+    yield from ("--log-driver", "none", "--network", "none", "--http-proxy=false", "--cap-drop", "ALL")
+    yield from ("--user", "0:0")  # which is the account that runs podman
     yield from ("--security-opt", "no-new-privileges", "--security-opt", "label=disable")
-    yield from ("--read-only", "--tmpfs", f"/tmp:rw,exec,nosuid,nodev,size={MAX_SHARED_MEMORY}")  # noqa: S108 -- there
-    yield from (
-        "--memory",
-        str(int(container.memory_gb * 2**30)),
-        "--cpus",
-        f"{min(container.cpus, os.cpu_count() or 1):g}",
-    )
-    yield from ("--pids-limit", str(MAX_PROCESSES))
-    if engine.name == "podman":  # root there is the account that runs it
-        yield from ("--user", "0:0", "--http-proxy=false")
-    else:
-        yield from ("--user", f"{os.getuid()}:{os.getgid()}")
-        for proxy in _PROXIES:
-            yield from ("--env", f"{proxy}=", "--env", f"{proxy.lower()}=")
+    yield from ("--read-only", "--image-volume", "ignore")
+    yield from ("--tmpfs", f"/tmp:rw,exec,nosuid,nodev,size={MAX_SHARED_MEMORY}")  # noqa: S108 -- there
+    yield from ("--memory", str(int(container.memory_gb * 2**30)), "--pids-limit", str(MAX_PROCESSES))
+    yield from ("--cpus", f"{min(container.cpus, os.cpu_count() or 1):g}")
 
 
 def _label(state: Path) -> str:
     return f"prefect-dispatch.state={state}"
 
 
-def _engine_environment() -> dict[str, str]:
-    return {"PATH": os.defpath, **{key: value for key, value in os.environ.items() if _ENGINE.fullmatch(key)}}
+def _podman_environment() -> dict[str, str]:
+    return {"PATH": os.defpath, **{key: value for key, value in os.environ.items() if _PODMAN.fullmatch(key)}}
 
 
 def _last_line(text: str) -> str:
-    """Return the last line of an engine's message, redacted and cut; docker's hint on its own help is left out."""
-    lines = [line for line in redact(text).strip().splitlines() if line and not line.startswith("Run 'docker ")]
+    """Return the last line of a message of podman, redacted and cut."""
+    lines = redact(text).strip().splitlines()
     return lines[-1][:400] if lines else ""

@@ -307,12 +307,25 @@ async def run_acceptance_command(command: Command, item: Item, workspace: OpenWo
 def write_files(launch: Launch, home: Path) -> None:
     """Write the files of a launch, readable by their owner only, without following links in HOME."""
     for path, text in launch.files.items():
-        for parent in reversed(path.relative_to(home).parents[:-1]):  # an earlier run may have left links there
-            with suppress(OSError):
-                (home / parent).unlink()
+        _remove_links(path, home)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(path, "wb", opener=_open_plain_file) as file:
             file.write(text.encode("utf-8", "replace"))
+
+
+def remove_files(launch: Launch, home: Path) -> None:
+    """Remove the files of a launch, as they may hold a key, without following links in HOME."""
+    for path in launch.files:
+        _remove_links(path, home)
+        with suppress(OSError):  # the agent has removed or replaced it
+            path.unlink()
+
+
+def _remove_links(path: Path, home: Path) -> None:
+    """Remove what an agent has left in place of the folders in HOME that a file lies in, such as links to others."""
+    for parent in reversed(path.relative_to(home).parents[:-1]):
+        with suppress(OSError):  # there is none, or it is a folder
+            (home / parent).unlink()
 
 
 def read_files(home: Path, names: tuple[str, ...]) -> dict[str, str]:
