@@ -214,6 +214,18 @@ def test_only_the_provider_is_reached(image: str, repository: Repository) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_the_name_of_a_provider_is_that_of_the_relay(image: str, repository: Repository) -> None:
+    """At the usual port, too; no other name is known."""
+    connects = "import socket; socket.create_connection(('{}', 443)).close(); print('{}')"
+    tries = "; ".join(
+        f'python3 -c "{connects.format(host, host)}" 2>/dev/null' for host in ("api.openai.com", "api.anthropic.com")
+    )
+    reply = asked(executor_of(repository, f"{tries}; echo 'A = 1' > a.py", image, container={"image": image}))
+    assert reply.value == "api.openai.com"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_silent_agent_is_ended_with_its_container(image: str, repository: Repository) -> None:
     """No container is left, although its process ignores SIGTERM and has no mark."""
     with pytest.raises(TransientError, match="silent"):
@@ -372,9 +384,11 @@ def test_a_container_that_cannot_be_made(played: Path, repository: Repository, m
     error = failed(executor, TransientError)
     assert (error.kind, error.usage.requests if error.usage else None) == ("container", 0)
     assert "podman couldn't run a container: Error: no" in str(error)
-    monkeypatch.setattr(container.shutil, "copyfile", refuse)
-    assert failed(executor, TransientError).kind == "container"
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "copyfile", refuse)
+        assert failed(executor, TransientError).kind == "container"
     (played / "podman").unlink()
+    (played / "git").symlink_to(shutil.which("git") or "git")
     monkeypatch.setenv("PATH", str(played))
     assert failed(executor, TerminalError).kind == "container"
 
@@ -426,7 +440,7 @@ def test_an_image_without_a_program(code: int, match: str, played: Path, reposit
 
 def test_the_version_in_an_image(played: Path, repository: Repository) -> None:
     """It is checked like that of a program on this machine."""
-    fields = {"agent": "claude", "model": "claude-sonnet-4-5", "pass_env": ["ANTHROPIC_API_KEY"]}
+    fields: dict[str, Any] = {"agent": "claude", "model": "claude-sonnet-4-5", "pass_env": ["ANTHROPIC_API_KEY"]}
     play(played, fails="echo '1.0.1 (Claude Code)'; exit 0")
     with pytest.raises(JobError, match="older than what is understood"):
         executor_of(repository, "true", **fields)

@@ -178,7 +178,11 @@ class CodingAgent(BaseExecutor, Strict):
             )
         if self.container and self.web_search:
             raise ValueError("web_search: a container can't reach the web; leave web_search or container out")
-        if self.container and isinstance(adapter, Codex) and CodexParams(**self.params).sandbox != _NO_SANDBOX:
+        if (
+            self.container
+            and isinstance(adapter, Codex)
+            and CodexParams.model_validate(self.params).sandbox != _NO_SANDBOX
+        ):
             raise ValueError(
                 f"params: in a container Codex can't make a sandbox of its own; have the container be it: "
                 f"{{sandbox: {_NO_SANDBOX}}}"

@@ -186,9 +186,7 @@ def find_podman() -> Podman:
     """
     way_out = "or leave 'container' out"
     if sys.platform != "linux":  # pragma: no cover -- elsewhere podman's containers are in a virtual machine
-        raise JobError(
-            f"executor.container: it takes Linux: run the job on such a machine, {way_out}."
-        )
+        raise JobError(f"executor.container: it takes Linux: run the job on such a machine, {way_out}.")
     path = shutil.which("podman")
     if path is None:
         raise JobError(

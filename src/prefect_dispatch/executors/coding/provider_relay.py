@@ -79,7 +79,7 @@ class _Callers:
         """Begin without callers; `connect` opens a connection to the other side."""
         self._connect = connect
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
-        self._tasks = set()  # type: set[asyncio.Task[None]]
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Copy bytes in both directions until both sides have ended."""
