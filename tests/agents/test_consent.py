@@ -11,6 +11,7 @@ import pytest
 from prefect_dispatch.agents.consent import INTEGRATOR_FILES, SAFE_PARAMS, find_refusals, refuse_size
 from prefect_dispatch.agents.policy import Policy
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+from prefect_dispatch.executors.coding.container import Container
 from prefect_dispatch.executors.coding.custom import Generic
 from prefect_dispatch.executors.llm.cascade import Cascade, Learn
 from prefect_dispatch.executors.llm.llm import LLM
@@ -315,8 +316,9 @@ DECIDED: dict[type[BaseModel], str] = {
     Learn: "items target confidence",
     Shell: "kind cwd pass_env idle_s operation workspace",
     PythonCallable: "kind function version",
-    CodingAgent: "kind agent model workspace access answers web_search program api_base credentials pass_env max_usd "
-    "max_turns idle_s params",
+    CodingAgent: "kind agent model workspace access container answers web_search program api_base credentials pass_env "
+    "max_usd max_turns idle_s params",
+    Container: "image network memory_gb cpus",
     Generic: "name argv stdin env key done text usage",
     Workspace: "repo base setup keep ports",
     Brief: "name scope instructions constraints output checks priority reads writes resources samples model needs "

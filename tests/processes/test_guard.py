@@ -75,6 +75,25 @@ def test_a_guard_that_somebody_ended_is_started_again(tmp_path: Path) -> None:
     assert done(program("echo on", tmp_path)).stdout.text == "on\n"
 
 
+@pytest.mark.slow
+def test_the_watchdog_runs_commands_after_a_death(tmp_path: Path) -> None:
+    """Those of what still goes on, even if it was started again; one that fails is passed over."""
+    own = Watchdog()
+    env = {"NAME": "it's"}
+    with own.run_after_death(["/bin/sh", "-c", f"echo over > {tmp_path}/over"], {}):
+        pass
+    with (
+        own.run_after_death([str(tmp_path / "missing")], {}),
+        own.run_after_death(["/bin/sh", "-c", f'echo "$NAME" > {tmp_path}/name'], env),
+    ):
+        own._process.kill()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- what a hostile user would end
+        own._process.wait()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- the same
+        own.ensure_running()
+        own.close()
+    assert (tmp_path / "name").read_text() == "it's\n"
+    assert not (tmp_path / "over").exists()
+
+
 def test_without_a_guard_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every item would meet it; nothing of it is left."""
     monkeypatch.setattr(process_tree, "_START", "import sys; sys.exit(1)")

@@ -5,12 +5,14 @@ their own, or after their parent has ended. A process that removes the mark is f
 
 The watchdog is a process that is started with the first program, in a session of its own, and reads from a pipe that
 stays open as long as this process lives: when the pipe is closed, this process is gone, however it ended, and the
-watchdog ends the programs that it was running.
+watchdog ends the programs that it was running. Then it runs the commands that it was given for what no mark reaches,
+such as one that removes a container.
 """
 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import select
 import signal
@@ -28,7 +30,7 @@ from prefect_dispatch.errors import TerminalError
 from prefect_dispatch.models.outcome import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator
+    from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 
 KILL_TIMEOUT_S = 5.0
 """Seconds to go on killing processes that don't end, such as those of another user."""
@@ -42,6 +44,8 @@ LOOK_S = 0.5
 """Seconds between two checks of the watchdog's parent, as a forked child may keep the pipe open."""
 START_S = 30.0
 """Seconds within which a watchdog has to start; it usually takes 0.1 s."""
+COMMAND_S = 60.0
+"""Seconds that a command of the watchdog may take."""
 
 # The user's folders come last: a `json.py` of theirs is not Python's.
 _START = (
@@ -127,6 +131,8 @@ class Watchdog:
         """
         self.mark = Mark(VARIABLE, uuid4().hex)
         self._roots: set[int] = set()
+        self._commands: dict[str, str] = {}
+        self._writing = threading.Lock()
         self._start()
 
     def ensure_running(self) -> None:
@@ -150,6 +156,23 @@ class Watchdog:
             self._roots.discard(root)
             self._send(f"-{root}\n")
 
+    @contextmanager
+    def run_after_death(self, argv: Sequence[str], env: Mapping[str, str]) -> Generator[None, None, None]:
+        """Have the watchdog run a command, if this process dies in this context, after it has ended the programs.
+
+        Args:
+            argv: The command, with the absolute path of its program; it has to be harmless if it runs twice.
+            env: Its whole environment.
+        """
+        name = uuid4().hex
+        self._commands[name] = line = f"*{name} {json.dumps([[*argv], {**env}])}\n"
+        self._send(line)
+        try:
+            yield
+        finally:
+            del self._commands[name]
+            self._send(f"/{name}\n")
+
     def close(self) -> None:
         """Close the pipe, upon which the watchdog ends what is left and exits, and wait for it."""
         self._pipe.close()
@@ -157,7 +180,7 @@ class Watchdog:
             self._process.wait(START_S)
 
     def _start(self) -> None:
-        """Start the watchdog process, wait for its first byte, and register the running programs."""
+        """Start the watchdog process, wait for its first byte, and register the running programs and the commands."""
         self._process = subprocess.Popen(  # noqa: S603 -- ourselves
             [sys.executable, "-I", "-c", _START, self.mark.value, *sys.path],
             env={},
@@ -177,10 +200,13 @@ class Watchdog:
                 raise TerminalError("The process that guards programs doesn't start.", kind="guard", usage=Usage())
         for root in tuple(self._roots):
             self._send(f"+{root}\n")
+        for command in tuple(self._commands.values()):
+            self._send(command)
 
     def _send(self, line: str) -> None:
-        """Send a line: `+` or `-`, and the process id of a program."""
-        with suppress(OSError, ValueError):  # the watchdog was killed; the next program restarts it
+        """Send a line: `+` or `-` and the process id of a program, or `*` or `/` and the name of a command."""
+        # The system keeps short lines of several threads apart, and no long ones.
+        with self._writing, suppress(OSError, ValueError):  # the watchdog was killed; the next program restarts it
             self._pipe.write(line.encode())
 
 
@@ -213,7 +239,7 @@ def main(value: str) -> None:  # pragma: no cover -- in a process of its own
     # 1. Ignore signals that are meant for the parent, and report the start.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    parent, roots = os.getppid(), dict[int, psutil.Process]()
+    parent, roots, commands = os.getppid(), dict[int, psutil.Process](), dict[str, str]()
     os.write(1, b".")
     # 2. Follow which programs run, until the pipe is closed or the parent is another process.
     partial_line = b""
@@ -224,6 +250,12 @@ def main(value: str) -> None:  # pragma: no cover -- in a process of its own
             break
         *lines, partial_line = (partial_line + more).split(b"\n")
         for line in lines:
+            if line[:1] in b"*/":
+                name, _, command = line[1:].decode().partition(" ")
+                commands.pop(name, None)
+                if command:
+                    commands[name] = command
+                continue
             root = int(line[1:])
             roots.pop(root, None)
             if line[:1] == b"+":
@@ -232,3 +264,17 @@ def main(value: str) -> None:  # pragma: no cover -- in a process of its own
     # 3. End what is left; a `Process` knows whether its id was reused.
     living = [pid for pid, root in roots.items() if root.is_running()]
     end_processes(Mark(VARIABLE, value), living, grace_s=ORPHAN_GRACE_S)
+    # 4. Run the commands: no program is left that could begin again what they end.
+    for command in commands.values():
+        argv, env = json.loads(command)
+        with suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(  # noqa: S603 -- as this module's own process has given it
+                argv,
+                env=env,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=COMMAND_S,
+                check=False,
+            )

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from prefect_dispatch.processes.process_tree import KILL_TIMEOUT_S, Mark, end_pr
 from prefect_dispatch.security.redaction import redact, redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 _T = TypeVar("_T")
 _SCARCE = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
@@ -507,6 +508,15 @@ async def run(program: Program, *, log: Path) -> CompletedProgram:
         return await wait_shielded(asyncio.wrap_future(done), stop.set)
     finally:
         stop.set()
+
+
+ProgramRunner = Callable[[Program, Path], Awaitable[CompletedProgram]]
+"""Function that runs a program to its end, given the file for its output: `run_here`, or one that encloses it."""
+
+
+async def run_here(program: Program, log: Path) -> CompletedProgram:
+    """Run a program on this machine; see `run`."""
+    return await run(program, log=log)
 
 
 async def wait_shielded(task: asyncio.Future[_T], on_cancel: Callable[[], object] = lambda: None) -> _T:

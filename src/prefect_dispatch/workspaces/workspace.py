@@ -25,7 +25,7 @@ from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, Term
 from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.brief import Command
 from prefect_dispatch.models.outcome import Usage
-from prefect_dispatch.processes.runner import Program, run, wait_shielded
+from prefect_dispatch.processes.runner import Program, run_here, wait_shielded
 from prefect_dispatch.processes.state_folder import Lease, build_environment, lease, remove_tree, state_folder
 from prefect_dispatch.workspaces.git import (
     MAIL,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.models.outcome import Change
+    from prefect_dispatch.processes.runner import ProgramRunner
 
 
 _Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
@@ -226,6 +227,8 @@ class OpenWorkspace:
     """Whether it is kept if the work in it fails."""
     setup_state: WorkspaceState = UNCHANGED_STATE
     """The differences from the base before the work begins."""
+    runner: ProgramRunner = run_here
+    """The function that runs programs in it."""
 
     async def apply(self, change: Change) -> None:
         """Apply the change of an earlier try to the files.
@@ -284,7 +287,11 @@ class OpenWorkspace:
 
 @asynccontextmanager
 async def open_workspace(
-    workspace: Workspace, *, pass_env: Sequence[str] = (), mine: Lease | None = None
+    workspace: Workspace,
+    *,
+    pass_env: Sequence[str] = (),
+    mine: Lease | None = None,
+    create_runner: Callable[[OpenWorkspace], ProgramRunner] = lambda opened: opened.runner,
 ) -> AsyncGenerator[OpenWorkspace, None]:
     """Create a workspace: check out the base, and run the set-up command; remove the workspace at the end.
 
@@ -296,6 +303,7 @@ async def open_workspace(
         pass_env: Names of environment variables that are passed to programs in it.
         mine: The leased folder that it is created in, in place of a checkout that is there; it stays at the end, with
             its HOME. None: one of its own.
+        create_runner: Returns the function that runs programs in the workspace, the set-up command among them.
 
     Yields:
         The open workspace.
@@ -310,6 +318,7 @@ async def open_workspace(
         # 1. Lease a folder, reserve ports, check out the base.
         with _without_usage():
             opened_workspace = await _to_thread_cancellable(partial(_create, stack, workspace, pass_env, mine))
+        opened_workspace = replace(opened_workspace, runner=create_runner(opened_workspace))
         try:
             # 2. Run the set-up command, and record what it wrote, which is no part of the work's change.
             if workspace.setup:
@@ -372,7 +381,9 @@ def _create(stack: ExitStack, workspace: Workspace, pass_env: Sequence[str], min
     own = {"COMPOSE_PROJECT_NAME": f"work-{mine.id}"}  # its default is the folder's name, which is the same in all
     more = {**_AGENTS_GIT, **own, **({"PORT": numbers[0], "PORTS": " ".join(numbers)} if numbers else {})}
     env = build_environment(mine, pass_env=pass_env, more=more)
-    Path(env["HOME"], ".gitconfig").write_text(_AGENTS_SETTINGS, encoding="utf-8")
+    settings = Path(env["HOME"], ".gitconfig")
+    settings.unlink(missing_ok=True)  # what an earlier program has left may be a link to any file
+    settings.write_text(_AGENTS_SETTINGS, encoding="utf-8")
     return OpenWorkspace(path, env, base, mine, objects, workspace.keep == "failed")
 
 
@@ -401,7 +412,7 @@ async def _set_up(workspace: OpenWorkspace, command: Command) -> None:
         RejectedError: If it fails.
     """
     program = Program(argv=command.argv, env={**workspace.env, **command.env}, cwd=workspace.path)
-    ran = await run(program, log=workspace.lease.path / "setup.log")
+    ran = await workspace.runner(program, workspace.lease.path / "setup.log")
     if ran.exit in command.ok:
         return
     status, output = ran.describe(_TAIL)

@@ -98,6 +98,7 @@ COUNTS = [
     ("model", "claude-opus-4-1", True),
     ("workspace", {"repo": "elsewhere"}, False),  # the commit does, by the situation
     ("access", "read", True),  # `write`, as before, adds nothing
+    ("container", {"image": "agents:1"}, True),  # its image does
     ("answers", {"a/b": "c"}, True),  # that it may ask; what the answer is, counts for its item
     ("web_search", True, True),  # false, as before, adds nothing
     ("program", "/opt/claude", False),
@@ -242,7 +243,7 @@ def test_a_program_that_doesn_t_run(programs: Path, repository: Repository) -> N
 
 def test_a_program_that_hangs(programs: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """It isn't waited for without end."""
-    monkeypatch.setattr("prefect_dispatch.executors.coding.coding_agent._SECONDS", 0.1)
+    monkeypatch.setattr("prefect_dispatch.executors.coding.agent_program._SECONDS", 0.1)
     (programs / "claude").write_text("#!/bin/sh\nexec sleep 1000\n")
     (programs / "claude").chmod(0o755)
     with pytest.raises(JobError, match=r"it didn't answer within 0.1 s"):

@@ -6,12 +6,9 @@ import asyncio
 import logging
 import os
 import re
-import shutil
-import subprocess
-import tempfile
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -27,8 +24,15 @@ from prefect_dispatch.executors.block_references import (
     require_matching_provider,
 )
 from prefect_dispatch.executors.coding.adapter import AgentOutput, LaunchRequest
+from prefect_dispatch.executors.coding.agent_program import find_program, find_program_in_image
 from prefect_dispatch.executors.coding.claude import Claude
-from prefect_dispatch.executors.coding.codex import Codex
+from prefect_dispatch.executors.coding.codex import Codex, CodexParams
+from prefect_dispatch.executors.coding.container import (
+    Container,
+    ContainerRunner,
+    find_address,
+    remove_left_containers,
+)
 from prefect_dispatch.executors.coding.custom import Generic, GenericAdapter
 from prefect_dispatch.executors.coding.open_source_agents import Mini, OpenCode, key_variable
 from prefect_dispatch.executors.coding.prompt import PROMPT, build_prompt, build_resumed_prompt
@@ -39,6 +43,7 @@ from prefect_dispatch.executors.coding.session import (
     OutsideWriteDetector,
     find_problems,
     read_files,
+    remove_files,
     require_unchanged,
     usage_of,
     write_files,
@@ -53,7 +58,7 @@ from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.processes.process_tree import get_watchdog
 from prefect_dispatch.processes.program_logs import new_log
-from prefect_dispatch.processes.runner import Program, run
+from prefect_dispatch.processes.runner import Program, run_here
 from prefect_dispatch.processes.state_folder import (
     Variable,
     build_environment,
@@ -74,7 +79,9 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Ask
     from prefect_dispatch.executors.coding.adapter import Adapter, AgentReport
     from prefect_dispatch.models.item import Item
-    from prefect_dispatch.processes.runner import CompletedProgram
+    from prefect_dispatch.processes.runner import CompletedProgram, ProgramRunner
+    from prefect_dispatch.processes.state_folder import Lease
+    from prefect_dispatch.workspaces.workspace import OpenWorkspace
 
 
 AgentName = Literal["claude", "codex", "opencode", "mini"]
@@ -82,9 +89,6 @@ BUILT_IN_ADAPTERS: Mapping[str, Adapter] = {each.name: each for each in (Claude(
 """Registry of the built-in adapters, by the names that jobs use."""
 _MORE_KEYS = {"openai": ("CODEX_API_KEY",), "anthropic": ("ANTHROPIC_AUTH_TOKEN",), "gemini": ("GOOGLE_API_KEY",)}
 """Further variables that may hold the key of a provider."""
-_VERSION = re.compile(r"\b\d+(?:\.\d+)+\b")
-_SECONDS = 60.0
-"""Seconds that an agent may take to print its version; with a cold disk cache it is slow."""
 _log = logging.getLogger("prefect_dispatch")
 
 
@@ -93,87 +97,14 @@ def adapter_of(agent: str | Generic) -> Adapter:
     return GenericAdapter(agent) if isinstance(agent, Generic) else BUILT_IN_ADAPTERS[agent]
 
 
-def find_program(adapter: Adapter, program: str, folder: Path) -> str:
-    """Find an agent's program, check its version, and return its absolute path.
-
-    Args:
-        adapter: The agent's adapter.
-        program: The program in the job: a name that is looked up in PATH, or a path.
-        folder: The folder that a relative path counts from.
-
-    Raises:
-        JobError: If it doesn't exist, doesn't run, or is too old.
-    """
-    where = str(folder / Path(program).expanduser()) if os.sep in program else program
-    path = shutil.which(where)
-    if path is None:
-        raise JobError(
-            f"executor.agent: {adapter.name!r} needs the program {program!r}, which isn't installed here or can't be "
-            f"run: {adapter.install}, or give its path under 'executor.program'."
-        )
-    path = os.path.abspath(path)  # noqa: PTH100 -- links are kept: a program may act by the name of its link
-    if adapter.version_arguments:
-        _require_tested(adapter, version_of(path, adapter.version_arguments, Path(path).stat().st_mtime_ns))
-    return path
-
-
-@lru_cache(maxsize=32)
-def version_of(path: str, arguments: Sequence[str], changed: int) -> str:
-    """Run a program to get its version; return an empty text if its output has none.
-
-    Args:
-        path: The program.
-        arguments: The arguments that make it print its version.
-        changed: Modification time of its file in ns; a part of the cache's key only.
-
-    Raises:
-        JobError: If it doesn't run.
-    """
-    del changed
-    env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "COLUMNS": "200"}
-    try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:  # it may still write there
-            done = subprocess.run(  # noqa: S603 -- the program that the job names
-                [path, *arguments],
-                env={**env, "HOME": home, "TMPDIR": home},
-                cwd=home,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=_SECONDS,
-                check=False,
-            )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        why = getattr(error, "strerror", None) or f"it didn't answer within {_SECONDS:g} s"
-        raise JobError(f"executor.program: {path!r} doesn't print its version ({why}); reinstall it.") from None
-    match = _VERSION.search(done.stdout + done.stderr)
-    return match[0] if match else ""
-
-
-def _require_tested(adapter: Adapter, version: str) -> None:
-    """Check the version of an agent's program against the tested ones; log a warning if it is newer.
-
-    Raises:
-        JobError: If it is older, or unknown.
-    """
-    oldest, beyond = adapter.tested_versions
-    way_out = f"install a version from {oldest} to below {beyond} ({adapter.install})"
-    if not version:
-        raise JobError(f"executor.agent: the program of {adapter.name!r} doesn't print its version; {way_out}.")
-    found, first, end = (tuple(map(int, each.split("."))) for each in (version, oldest, beyond))
-    if found < first:
-        raise JobError(f"executor.agent: {adapter.name} {version} is older than what is understood; {way_out}.")
-    if found >= end:
-        _log.warning("%s %s is newer than what was tested; if its runs fail, %s.", adapter.name, version, way_out)
-
-
 AnyAgent = Annotated[
     Annotated[AgentName, Tag("known"), Field(title="Known")] | Annotated[Generic, Tag("described")],
     Discriminator(lambda agent: "known" if isinstance(agent, str) else "described"),
     Tabs(),
 ]
 """A coding agent: a built-in one by its name, or any other one by a description."""
+_NO_SANDBOX = "danger-full-access"
+"""Setting of Codex without which it makes a sandbox of its own."""
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -198,12 +129,15 @@ class CodingAgent(BaseExecutor, Strict):
     """The repository, and the commit to begin from. None: an empty folder, for work that needs no repository."""
     access: Literal["write", "read"] = "write"
     """What it may do in its checkout. `read`: its answer is what it says, and a changed file fails the work."""
+    container: Container | None = None
+    """The container that it and all commands in its checkout run in. None: they run with this account."""
     answers: Annotated[Text, Field(title="File")] | Annotated[dict[str, str], Field(title="Answers")] | None = None
     """A file with answers to its questions, by `brief/item`, or these themselves. None: it may ask no question."""
     web_search: bool = Field(default=False, title="Web search")
     """Whether it may search the web and read pages; for `claude`, `codex` and `opencode`."""
     program: Text | None = None
-    """The agent's program: a path from the job's folder, or a name to look up in PATH. None: its usual name."""
+    """The agent's program: a path from the job's folder, or a name to look up in PATH; with a container, a program of
+    its image. None: its usual name."""
     api_base: str = Field(default="", title="API base")
     """The address of a provider of one's own. Empty: the agent's own provider."""
     credentials: Credentials | None = None
@@ -242,6 +176,17 @@ class CodingAgent(BaseExecutor, Strict):
                 f"web_search: {adapter.name!r} has no such option; leave it out, and allow the web in the agent's own "
                 "settings"
             )
+        if self.container and self.web_search:
+            raise ValueError("web_search: a container can't reach the web; leave web_search or container out")
+        if (
+            self.container
+            and isinstance(adapter, Codex)
+            and CodexParams.model_validate(self.params).sandbox != _NO_SANDBOX
+        ):
+            raise ValueError(
+                f"params: in a container Codex can't make a sandbox of its own; have the container be it: "
+                f"{{sandbox: {_NO_SANDBOX}}}"
+            )
         if self.agent in ("opencode", "mini") and "/" not in self.model:
             raise ValueError(f"model: {self.agent} takes a model as provider/model, and not {self.model!r}")
         return self
@@ -256,7 +201,8 @@ class CodingAgent(BaseExecutor, Strict):
             **({"questions": True} if self.answers is not None else {}),
         }
         access = {"access": "read"} if self.only_reads_repository else {}
-        return digest({**parts, "params": self.params, **more, **access})
+        image = {"image": self.container.image} if self.container else {}
+        return digest({**parts, "params": self.params, **more, **access, **image})
 
     @property
     def has_external_inputs(self) -> bool:
@@ -303,7 +249,12 @@ class CodingAgent(BaseExecutor, Strict):
         """
         require_passable(self.pass_env)
         api_base = self._require_access()
-        program = find_program(self.adapter, self.executable, folder)
+        if self.container:
+            if self.container.network == "providers":
+                find_address(self.model_id, api_base)
+            program = find_program_in_image(self.adapter, self.executable, self.container)
+        else:
+            program = find_program(self.adapter, self.executable, folder)
         workspace = self.workspace and self.workspace.resolve(folder)
         answers = load_answers(folder / self.answers) if isinstance(self.answers, str) else self.answers
         resolved = {"api_base": api_base.rstrip("/"), "program": program, "workspace": workspace, "answers": answers}
@@ -345,7 +296,7 @@ class CodingAgent(BaseExecutor, Strict):
             JobError: If the state folder can't be used.
             TerminalError: If the watchdog doesn't start.
         """
-        await to_thread_shielded(_warm_up)
+        await to_thread_shielded(_warm_up, self.container)
 
     async def answer(self, ask: Ask) -> Reply:
         """Run the agent once in a new checkout, with the change of a rejected earlier answer applied.
@@ -445,9 +396,11 @@ class CodingAgent(BaseExecutor, Strict):
         return self.api_base
 
 
-def _warm_up() -> None:
+def _warm_up(container: Container | None) -> None:
     get_watchdog()
     reap_periodically()
+    if container:
+        remove_left_containers()
     load_litellm()
 
 
@@ -475,7 +428,10 @@ async def run_session(agent: CodingAgent, ask: Ask, conversation: Conversation) 
         if source.keep == "never":  # a folder that is kept must not be used again: each ask has its own
             about = {"repo": source.repo, "base": source.base}
             mine = await to_thread_shielded(conversation.open_lease, about)
-        async with open_workspace(source, pass_env=agent.passed_variables, mine=mine) as workspace:
+        create_runner = partial(_create_runner, agent)
+        async with open_workspace(
+            source, pass_env=agent.passed_variables, mine=mine, create_runner=create_runner
+        ) as workspace:
             if ask.change:
                 await workspace.apply(ask.change)
             # 2. Run the agent.
@@ -484,7 +440,14 @@ async def run_session(agent: CodingAgent, ask: Ask, conversation: Conversation) 
                 OutsideWriteDetector, repo, workspace.path, brief.writes, agent.executable
             )
             ran, output, report, lost = await _run_agent(
-                agent, workspace.path, workspace.env, ask, key=key, log=log, conversation=conversation
+                agent,
+                workspace.path,
+                workspace.env,
+                ask,
+                key=key,
+                log=log,
+                conversation=conversation,
+                runner=_for_agent(agent, workspace.runner),
             )
             spent = usage_of(report, agent.model_id)
             # 3. Check where it wrote, and that its work is done.
@@ -529,9 +492,12 @@ async def run_session_without_repository(agent: CodingAgent, ask: Ask, conversat
     spent, adapter = Usage(), agent.adapter
     try:
         key = await resolve_key(agent)
-        folder, env = await to_thread_shielded(_open_folder, conversation, agent)
+        mine, folder, env = await to_thread_shielded(_open_folder, conversation, agent)
         log = new_log(adapter.name, model=agent.model_id)
-        ran, _, report, lost = await _run_agent(agent, folder, env, ask, key=key, log=log, conversation=conversation)
+        runner = _for_agent(agent, ContainerRunner(agent.container, mine, folder) if agent.container else run_here)
+        ran, _, report, lost = await _run_agent(
+            agent, folder, env, ask, key=key, log=log, conversation=conversation, runner=runner
+        )
         spent = usage_of(report, agent.model_id)
         if failure := find_error(adapter.name, ran, report) or _find_question(agent, report, spent):
             raise failure.add_trace(f"Its log: {log}")
@@ -544,11 +510,25 @@ async def run_session_without_repository(agent: CodingAgent, ask: Ask, conversat
     return _build_reply(agent, report, spent, value, notes)
 
 
-def _open_folder(conversation: Conversation, agent: CodingAgent) -> tuple[Path, dict[str, str]]:
-    """Return an empty folder and the environment of programs in it; the end of the conversation removes both."""
+def _create_runner(agent: CodingAgent, workspace: OpenWorkspace) -> ProgramRunner:
+    """Return the function that runs programs in a workspace: in containers, if the job has them."""
+    return ContainerRunner.of_workspace(agent.container, workspace) if agent.container else run_here
+
+
+def _for_agent(agent: CodingAgent, runner: ProgramRunner) -> ProgramRunner:
+    """Return the function that runs the agent itself, which alone may reach its provider."""
+    if not isinstance(runner, ContainerRunner):
+        return runner
+    reaches = runner.container.network == "providers"
+    address = find_address(agent.model_id, agent.api_base) if reaches else None
+    return runner.for_agent(address, is_read_only=agent.only_reads_repository)
+
+
+def _open_folder(conversation: Conversation, agent: CodingAgent) -> tuple[Lease, Path, dict[str, str]]:
+    """Return an empty folder with its lease, and the environment of programs in it; the conversation removes it."""
     mine = conversation.open_lease({"agent": agent.adapter.name})
     remove_tree(mine.path / "work")
-    return private_folder(mine.path / "work"), build_environment(mine, pass_env=agent.passed_variables)
+    return mine, private_folder(mine.path / "work"), build_environment(mine, pass_env=agent.passed_variables)
 
 
 def _complete_error(agent: CodingAgent, error: ExecutorError, spent: Usage) -> ExecutorError:
@@ -585,6 +565,7 @@ async def _run_agent(
     key: str,
     log: Path,
     conversation: Conversation,
+    runner: ProgramRunner,
 ) -> tuple[CompletedProgram, AgentOutput, AgentReport, str]:
     """Run an agent: continue its session where there is one, or begin one.
 
@@ -597,19 +578,27 @@ async def _run_agent(
     """
     adapter = agent.adapter
     resume = conversation.session_for(ask)
-    ran, output = await _run_program(agent, folder, env, ask, key=key, log=log, resume=resume)
+    ran, output = await _run_program(agent, folder, env, ask, key=key, log=log, resume=resume, runner=runner)
     report, lost = adapter.parse(output), ""
     # A session that is gone is refused before the provider is asked, so that run has cost nothing.
     if resume and not report.session and not any(report.tokens or ()) and ran.exit and not ran.stopped:
         lost, resume = f"The session of {adapter.name} could not be continued; it began a new one.", ""
-        ran, output = await _run_program(agent, folder, env, ask, key=key, log=log, resume=resume)
+        ran, output = await _run_program(agent, folder, env, ask, key=key, log=log, resume=resume, runner=runner)
         report = adapter.parse(output)
     report = conversation.record(ask, report, resumed=bool(resume), reports_session_total=adapter.reports_session_total)
     return ran, output, report, lost
 
 
 async def _run_program(
-    agent: CodingAgent, folder: Path, env: Mapping[str, str], ask: Ask, *, key: str, log: Path, resume: str
+    agent: CodingAgent,
+    folder: Path,
+    env: Mapping[str, str],
+    ask: Ask,
+    *,
+    key: str,
+    log: Path,
+    resume: str,
+    runner: ProgramRunner,
 ) -> tuple[CompletedProgram, AgentOutput]:
     """Run an agent's program in a folder; return its result, and its output with the files that it wrote.
 
@@ -650,7 +639,7 @@ async def _run_program(
             resume=resume,
         )
     )
-    await to_thread_shielded(write_files, launch)
+    await to_thread_shielded(write_files, launch, home)
     program = Program(
         argv=launch.argv,
         env={**env, **launch.env},
@@ -660,11 +649,9 @@ async def _run_program(
         keep=KEEP,
     )
     try:
-        ran = await run(program, log=log)
-    finally:  # these files may hold a key, which later commands in the workspace must not find
-        for path in launch.files:
-            with suppress(OSError):  # the agent has removed or replaced it
-                path.unlink()
+        ran = await runner(program, log)
+    finally:  # later commands in the workspace must not find a key
+        await to_thread_shielded(remove_files, launch, home)
     files = await to_thread_shielded(read_files, home, adapter.output_files)
     return ran, AgentOutput(ran.stdout.text, ran.stderr.text, files, ran.exit)
 

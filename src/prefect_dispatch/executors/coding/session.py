@@ -21,7 +21,7 @@ from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.processes.program_logs import new_log
-from prefect_dispatch.processes.runner import Program, run
+from prefect_dispatch.processes.runner import Program
 from prefect_dispatch.processes.state_folder import Lease, lease
 from prefect_dispatch.workspaces.git import Git, GitError, ObjectStore, create_with_alternates, with_work_tree
 from prefect_dispatch.workspaces.patches import display_path, summarize_paths
@@ -291,12 +291,12 @@ async def run_acceptance_command(command: Command, item: Item, workspace: OpenWo
         cwd=workspace.path,
         stdin=stdin_bytes(item) if command.stdin else b"",
     )
-    ran = await run(program, log=new_log("acceptance command"))
+    ran = await workspace.runner(program, new_log("acceptance command"))
     for pause_s in PAUSES_S:
         if ran.exit not in command.retry or ran.exit in command.ok:
             break
         await asyncio.sleep(pause_s)
-        ran = await run(program, log=new_log("acceptance command"))
+        ran = await workspace.runner(program, new_log("acceptance command"))
     if ran.exit in command.ok:
         return ""
     status, output = ran.describe(FEEDBACK_BYTES)
@@ -304,12 +304,28 @@ async def run_acceptance_command(command: Command, item: Item, workspace: OpenWo
     return f"The acceptance command ended with {status}, and said at last:\n{output or '(nothing)'}"
 
 
-def write_files(launch: Launch) -> None:
-    """Write the files of a launch, readable by their owner only, without following links."""
+def write_files(launch: Launch, home: Path) -> None:
+    """Write the files of a launch, readable by their owner only, without following links in HOME."""
     for path, text in launch.files.items():
+        _remove_links(path, home)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(path, "wb", opener=_open_plain_file) as file:
             file.write(text.encode("utf-8", "replace"))
+
+
+def remove_files(launch: Launch, home: Path) -> None:
+    """Remove the files of a launch, as they may hold a key, without following links in HOME."""
+    for path in launch.files:
+        _remove_links(path, home)
+        with suppress(OSError):  # the agent has removed or replaced it
+            path.unlink()
+
+
+def _remove_links(path: Path, home: Path) -> None:
+    """Remove what an agent has left in place of the folders in HOME that a file lies in, such as links to others."""
+    for parent in reversed(path.relative_to(home).parents[:-1]):
+        with suppress(OSError):  # there is none, or it is a folder
+            (home / parent).unlink()
 
 
 def read_files(home: Path, names: tuple[str, ...]) -> dict[str, str]:
