@@ -528,11 +528,7 @@ class LLM(BaseExecutor, Strict):
         return min(known) if len(known) == len(sizes) else None
 
     def price(self) -> Price | None:
-        """Return US dollars per token sent and per token received, by the dearest model; None if one is unknown.
-
-        In another tier it is that tier's; what a call may cost at most (`cost_bound`) is never less than the regular
-        price.
-        """
+        """Return US dollars per token sent and per token received in the mode's tier, by the dearest model, if known."""
         return self.price_for(1)
 
     def price_for(self, prompt_tokens: int) -> Price | None:
