@@ -528,7 +528,7 @@ class LLM(BaseExecutor, Strict):
         return min(known) if len(known) == len(sizes) else None
 
     def price(self) -> Price | None:
-        """Return US dollars per token sent and per token received in the mode's tier, by the dearest model, if known."""
+        """Return US dollars per token sent and per token received in the tier of the mode, by the dearest model."""
         return self.price_for(1)
 
     def price_for(self, prompt_tokens: int) -> Price | None:
