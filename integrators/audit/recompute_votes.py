@@ -121,7 +121,7 @@ def _list_answers(outcomes: Sequence[Outcome], fields: VoteFields | None) -> dic
         if outcome.status == "succeeded":
             item, voter, value = read_vote(outcome, fields)
             rank = (-outcome.brief_priority, -outcome.item_priority, exact_text(value), place)
-            found[item].append(Claim(value, content_text(value), Ref.of(outcome), value, rank, voter))
+            found[item].append(Claim(value, content_text(value), Ref.of(outcome), outcome.value, rank, voter))
     return {
         item: sorted(found[item], key=lambda claim: claim.rank)
         for item in sorted(found, key=lambda item: sort_key("", item))

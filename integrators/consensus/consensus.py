@@ -260,8 +260,9 @@ class Consensus(BaseIntegrator, Strict):
             at = len(value[name])
             entry: dict[str, JsonValue] = {"item": item, "value": assemble_answer(each.decision for each in verdicts)}
             if self.vote_fields:
-                about += rows_of_voters(pointer(name, at), item, claims)
-                entry["voters"] = about[-1].winner
+                of_item, of_voters = rows_of_voters(pointer(name, at), self.vote_fields, claims)
+                entry |= {"item": of_item.winner, "voters": of_voters.winner}
+                about += (of_item, of_voters)
             value[name].append(entry)
             decided += [(pointer(name, at, "value", *each.decision.path), each) for each in verdicts]
         undecided = [item for item, claims in answers.items() if len(claims) < self.min_votes]
@@ -310,11 +311,13 @@ class Consensus(BaseIntegrator, Strict):
         for item, (claims, verdicts, answer) in expected.items.items():
             name = self.entries if len(claims) >= self.min_votes else self.open_entries
             path = pointer(name, len(lists[name]))
-            voters = [*rows_of_voters(path, item, claims)] if self.vote_fields else []
             entry: dict[str, JsonValue] = {"item": item, "value": answer}
-            lists[name].append({**entry, "voters": voters[-1].winner} if voters else entry)
+            if self.vote_fields:
+                of_item, of_voters = rows_of_voters(path, self.vote_fields, claims)
+                entry |= {"item": of_item.winner, "voters": of_voters.winner}
+                about += (of_item, of_voters)
+            lists[name].append(entry)
             rows += [(path + pointer("value", *each.decision.path), each) for each in verdicts]
-            about += voters
         open_items = [item for item, each in expected.items.items() if len(each.claims) < self.min_votes]
         return Merge(
             value={**lists, "gaps": gaps(ranked)},

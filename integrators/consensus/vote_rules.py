@@ -430,7 +430,7 @@ def read_vote(outcome: Outcome, fields: VoteFields | None) -> SingleVote:
     """Return an outcome as a vote: of its brief on its item, or as the fields of its answer say.
 
     Raises:
-        JobError: If the answer lacks one of the fields, or has no text there.
+        JobError: If the answer lacks one of the fields, or has neither text nor a whole number there.
 
     Example:
         >>> from prefect_dispatch.models.outcome import Outcome
@@ -442,14 +442,22 @@ def read_vote(outcome: Outcome, fields: VoteFields | None) -> SingleVote:
     if fields is None:
         return SingleVote(outcome.item, outcome.brief, outcome.value)
     answer = outcome.value if isinstance(outcome.value, dict) else {}
-    names = [answer.get(name) for name in fields]
-    for field, name in zip(fields, names, strict=True):
-        if not isinstance(name, str) or not name:
-            raise JobError(
-                f"The answer of {Ref.of(outcome)} has no text in its field {field!r}, so its voter is unknown."
-            )
-    item, voter = cast("list[str]", names)
+    names = [_read_name(answer.get(name)) for name in fields]
+    if "" in names:
+        missing = fields[names.index("")]
+        raise JobError(
+            f"The answer of {Ref.of(outcome)} has neither text nor a whole number in its field {missing!r}, so it is "
+            "no vote."
+        )
+    item, voter = names
     return SingleVote(item, voter, {name: value for name, value in answer.items() if name not in fields})
+
+
+def _read_name(value: JsonValue) -> str:
+    """Return the name of an item or voter: a text, or a whole number in digits; empty if it is something else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) else ""
 
 
 def group_answers_by_item(ranked: Sequence[Outcome], fields: VoteFields | None = None) -> dict[str, list[Claim]]:
@@ -463,7 +471,8 @@ def group_answers_by_item(ranked: Sequence[Outcome], fields: VoteFields | None =
         The claims, by item; the items are in the order of their keys.
 
     Raises:
-        JobError: If an answer is no vote, or a voter has two answers to an item.
+        JobError: If an answer is no vote, a voter has two answers to an item, or an item is named by a number and by a
+            text.
     """
     found: dict[str, dict[str, Claim]] = defaultdict(dict)
     for place, outcome in enumerate(ranked):
@@ -473,25 +482,44 @@ def group_answers_by_item(ranked: Sequence[Outcome], fields: VoteFields | None =
                 both = f"{found[item][voter].source} and {Ref.of(outcome)}"
                 raise JobError(f"{voter!r} votes twice on {item!r}, in {both}; a voter has one vote on each item.")
             rank = (-outcome.brief_priority, -outcome.item_priority, exact_text(value), place)
-            found[item][voter] = Claim(value, content_text(value), Ref.of(outcome), value, rank, voter)
+            found[item][voter] = Claim(value, content_text(value), Ref.of(outcome), outcome.value, rank, voter)
+    if fields:
+        _require_one_type(found, fields)
     return {
         item: sorted(found[item].values(), key=lambda claim: claim.rank)
         for item in sorted(found, key=lambda item: sort_key("", item))
     }
 
 
-def rows_of_voters(path: str, item: str, claims: Sequence[Claim]) -> Iterator[FieldRow]:
-    """Yield the field rows of an entry's item and voters, where answers name both.
+def _require_one_type(found: Mapping[str, Mapping[str, Claim]], fields: VoteFields) -> None:
+    """Check that no item is named by a number in some answers and by a text in others: the merged value has one name.
+
+    Raises:
+        JobError: If one is.
+    """
+    for item, claims in found.items():
+        if len({type(get_at(claim.record, [fields.item])) for claim in claims.values()}) > 1:
+            raise JobError(
+                f"In field {fields.item!r}, some answers have the number {item} and others the text {item!r}; "
+                "give all of them one type."
+            )
+
+
+def rows_of_voters(path: str, fields: VoteFields, claims: Sequence[Claim]) -> tuple[FieldRow, FieldRow]:
+    """Return the field rows of an entry's item and voters, named as in the answers, where answers name both.
 
     Args:
         path: JSON Pointer to the entry.
-        item: The name of the item.
+        fields: The fields of an answer that name item and voter.
         claims: The answers to the item.
     """
     sources = tuple(sorted((claim.source for claim in claims), key=lambda ref: ref.order))
-    voters: list[JsonValue] = [*sorted(claim.voter for claim in claims)]
-    yield FieldRow(path=f"{path}/item", winner=item, rule="majority", sources=sources)
-    yield FieldRow(path=f"{path}/voters", winner=voters, rule="union", sources=sources)
+    by_name = sorted(claims, key=lambda claim: sort_key("", claim.voter))
+    voters: list[JsonValue] = [get_at(claim.record, [fields.voter]) for claim in by_name]
+    return (
+        FieldRow(path=f"{path}/item", winner=get_at(claims[0].record, [fields.item]), rule="majority", sources=sources),
+        FieldRow(path=f"{path}/voters", winner=voters, rule="union", sources=sources),
+    )
 
 
 def answers_by_item(outcomes: Sequence[Outcome], fields: VoteFields | None) -> dict[str, dict[Ref, JsonValue]]:

@@ -121,23 +121,36 @@ def keep(row: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return row
 
 
+def keep_numbers(row: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Answer a row with itself, its digits as numbers."""
+    return {name: int(part) if isinstance(part, str) and part.isdigit() else part for name, part in row.items()}
+
+
 @pytest.mark.slow
-def test_labels_that_exist_are_merged_by_a_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "people"), [("string", ["ann", "bob", "eve"]), ("integer", ["1", "2", "10"])], ids=["names", "numbers"]
+)
+def test_labels_that_exist_are_merged_by_a_job(kind: str, people: list[str], tmp_path: Path) -> None:
     """A table of question, worker and answer, in which not all answer everything, becomes one answer each, audited."""
-    rows = ["question,worker,answer", "q1,ann,yes", "q1,bob,yes", "q1,eve,no", "q2,eve,no", "q3,bob,yes"]
-    (tmp_path / "labels.csv").write_text("\n".join(rows))
-    fields = {name: {"type": "string"} for name in ("question", "worker", "answer")}
+    ann, bob, eve = people
+    questions = ["q1", "q2", "q3"] if kind == "string" else ["7", "8", "9"]
+    votes = [(0, ann, "yes"), (0, bob, "yes"), (0, eve, "no"), (1, eve, "no"), (2, bob, "yes")]
+    rows = [f"{questions[question]},{worker},{answer}" for question, worker, answer in votes]
+    (tmp_path / "labels.csv").write_text("\n".join(["question,worker,answer", *rows]))
+    fields = {"question": {"type": kind}, "worker": {"type": kind}, "answer": {"type": "string"}}
+    output = {"type": "object", "properties": fields, "required": [*fields], "additionalProperties": False}
     report = dispatch(
-        [Brief(name="labels", instructions="A label.", output={"type": "object", "properties": fields})],
+        [Brief.model_validate({"name": "labels", "instructions": "A label.", "output": output})],
         {"csv": str(tmp_path / "labels.csv")},
-        executor=PythonCallable(keep, version="1"),
+        executor=PythonCallable(keep if kind == "string" else keep_numbers, version="1"),
         integrator=Consensus(item="question", voter="worker"),
         limits=QUICK,
     )
     assert (report.status, len(report.ledger)) == ("complete", 5)
     value: Any = report.value
+    as_answered: Any = str if kind == "string" else int
     assert [(entry["item"], entry["value"]["answer"], entry["voters"]) for entry in value["answers"]] == [
-        ("q1", "yes", ["ann", "bob", "eve"]),
-        ("q2", "no", ["eve"]),
-        ("q3", "yes", ["bob"]),
+        (as_answered(questions[0]), "yes", [*map(as_answered, people)]),
+        (as_answered(questions[1]), "no", [as_answered(eve)]),
+        (as_answered(questions[2]), "yes", [as_answered(bob)]),
     ]

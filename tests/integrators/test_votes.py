@@ -310,14 +310,22 @@ def test_votes_that_are_tampered_with() -> None:
     ("value", "message"),
     [
         ({"question": "q1", "worker": "w1", "answer": "no"}, "'w1' votes twice on 'q1', in labels/1 and labels/7"),
-        ({"question": "q1", "answer": "no"}, "The answer of labels/7 has no text in its field 'worker'"),
-        ("yes", "has no text in its field 'question'"),
+        (
+            {"question": "q1", "answer": "no"},
+            "The answer of labels/7 has neither text nor a whole number in its field 'worker'",
+        ),
+        ({"question": 7, "worker": "w1", "answer": "no"}, "some answers have the number 7 and others the text '7'"),
+        ({"question": True, "worker": "w1"}, "has neither text nor a whole number in its field 'question'"),
+        ({"question": "q1", "worker": 1.5}, "has neither text nor a whole number in its field 'worker'"),
+        ("yes", "has neither text nor a whole number in its field 'question'"),
     ],
 )
 def test_answers_that_are_no_votes(value: JsonValue, message: str) -> None:
     """An answer without item or voter, and a second one of a voter, are refused by name."""
     with pytest.raises(Exception, match=message):
-        Consensus(item="question", voter="worker").merge([], [*label(ROWS), say("7", value, brief="labels")])
+        Consensus(item="question", voter="worker").merge(
+            [], [*label([*ROWS[:-1], ("7", "w3", "no")]), say("7", value, brief="labels")]
+        )
 
 
 def test_the_fields_of_votes_are_checked_beforehand() -> None:
