@@ -515,6 +515,7 @@ def test_the_extra_is_all_that_a_run_needs(tmp_path: Path) -> None:
     variables = {
         "OPENAI_API_KEY": "sk-test-0123456789",
         "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_METRIC_EXPORT_INTERVAL": "600000",  # in milliseconds: once, at the end
         "OTEL_METRICS_EXPORTER": "console",
         "OTEL_TRACES_EXPORTER": "console",
         "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 SAMPLES = Path(__file__).parent / "junit"
 RED = ("pytest.xml", "node.xml", "jest.xml", "surefire-Flat.xml", "go.xml")
 """Samples with failures: what the real runners wrote, but for the last two, typed by what they are documented to."""
+EVERY_BYTE = (
+    "surefire-Flat.xml",
+    "surefire-Other.xml",
+    *(pytest.param(name, marks=pytest.mark.long) for name in RED if name != "surefire-Flat.xml"),
+)
 GREEN = b'<testsuites><testsuite name="s" tests="2"><testcase name="a"/><testcase name="b"/></testsuite></testsuites>'
 
 
@@ -400,7 +405,7 @@ def test_a_damaged_report_is_never_green(name: str, data: st.DataObject) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*RED, "surefire-Other.xml"])
+@pytest.mark.parametrize("name", EVERY_BYTE)
 def test_a_report_cut_at_every_byte(name: str) -> None:
     """However little is missing at its end, a report that is cut is never green, whatever the exit code."""
     report = sample(name).rstrip()
@@ -410,7 +415,7 @@ def test_a_report_cut_at_every_byte(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*RED, "surefire-Other.xml"])
+@pytest.mark.parametrize("name", EVERY_BYTE)
 def test_a_report_bent_at_every_byte(name: str) -> None:
     """Whichever byte of it is another one, a run with a red exit code is red."""
     report = sample(name)

@@ -99,7 +99,7 @@ async def wait(client: Client, job: str, tool: str = "status", **arguments: Any)
     return status
 
 
-@pytest.mark.parametrize("mode", ["modern", "legacy", "stdio"])
+@pytest.mark.parametrize("mode", [pytest.param("modern", marks=pytest.mark.long), "legacy", "stdio"])
 def test_a_job_outlives_its_server(policy: Policy, api: Path, model: ModelServer, mode: Mode) -> None:
     """One agent plans and starts a job and ends; another one, with another server, waits for it and reads it."""
     started = use(policy, start, mode)
@@ -226,7 +226,7 @@ def test_an_unreadable_report(policy: Policy, jobs: JobStore, store: Path) -> No
     use(policy, act)
 
 
-@pytest.mark.parametrize("mode", ["modern", "legacy"])
+@pytest.mark.parametrize("mode", ["modern", pytest.param("legacy", marks=pytest.mark.long)])
 def test_a_person_allows_more(policy: Policy, api: Path, model: ModelServer, mode: Mode) -> None:
     """A form shows what isn't allowed; only an accepted one starts the job, and its redrive needs none."""
     narrow = policy.model_copy(update={"max_items": 3})

@@ -107,7 +107,7 @@ def test_a_call_that_fails_is_asked_again_and_no_other(case: Case) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("retry_after", [None, 0.5], ids=["says-nothing", "says-when"])
-@pytest.mark.parametrize("status", [429, 503, 529])
+@pytest.mark.parametrize("status", [429, 503, pytest.param(529, marks=pytest.mark.long)])
 def test_a_storm_is_waited_out(status: int, retry_after: float | None) -> None:
     """Everybody is refused for a moment: all wait, and few ask meanwhile; no attempt fails, nothing is lost."""
     began: list[float] = []

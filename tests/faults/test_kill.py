@@ -77,7 +77,7 @@ LEARNING = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_cascade_goes_on_where_it_was_killed(store: Path, tmp_path: Path, seed: int) -> None:
     """The same items teach the rule, whoever was killed, and each kill loses at most what was under way."""
     items, kills, chance = 90, 4, random.Random(seed)

@@ -311,7 +311,7 @@ def killed(process: subprocess.Popen[bytes], come: Callable[[], bool], how: int 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_run_that_is_ended_while_it_waits_is_followed_up(
     child: Callable[..., subprocess.Popen[bytes]], how: int
 ) -> None:
@@ -339,7 +339,7 @@ def test_a_run_that_is_ended_before_it_tries_again_says_so(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [100, 1])
+@pytest.mark.parametrize("page", [pytest.param(100, marks=pytest.mark.long), 1])
 def test_a_run_that_is_killed_while_it_submits_is_followed_up(
     child: Callable[..., subprocess.Popen[bytes]], page: int
 ) -> None:

@@ -179,7 +179,7 @@ TAMPERS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("tamper", TAMPERS, ids=[tamper.__name__ for tamper in TAMPERS])
 @given(seed=st.integers(0, 10**6))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=12)
 def test_what_is_changed_afterwards_is_found(tamper: Callable[[random.Random, Merge], Merge], seed: int) -> None:
     """The audit alone finds it, without merging once more."""
     said = days(seed)

@@ -120,7 +120,7 @@ def test_what_is_learned_keeps_the_laws(method: str) -> None:
     """A consensus that learns about the agents keeps the laws, for answers of every kind."""
 
     @given(st.data(), votes())
-    @settings(deadline=None, max_examples=12)
+    @settings(deadline=None, max_examples=6)
     def kept(data: st.DataObject, said: list[Outcome]) -> None:
         consensus = Consensus.model_validate({"method": method})
         merge = consensus.merge([], said)

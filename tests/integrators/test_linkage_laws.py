@@ -212,7 +212,7 @@ def test_a_false_fusion_is_found_by_tracing_alone(
 
 @pytest.mark.slow
 @given(st.data(), st.sampled_from([*MUTATIONS, drop_link, drop_proposal, fuse_records]), linkers(), SAID)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_no_tampering_passes_the_audit(
     data: st.DataObject,
     mutate: Callable[[st.DataObject, Merge], Merge],

@@ -355,7 +355,7 @@ CHANGES = st.dictionaries(
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(changes=st.lists(CHANGES, min_size=2, max_size=4), rule=st.sampled_from(RULES), data=st.data())
 def test_the_order_of_arrival_changes_no_byte(changes: list[Edits], rule: str, data: st.DataObject) -> None:
     """The same commit, the same ledger and the same review, whoever came first; conflicts included."""

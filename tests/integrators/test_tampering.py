@@ -292,7 +292,7 @@ BEHIND_EVIDENCE = [change_reason, change_half_a_match, bend_all_the_way]
 
 @pytest.mark.slow
 @given(st.data(), st.sampled_from([*ANYWHERE, *IN_EVIDENCE]), said())
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 def test_the_evidence_alone_shows_tampering(
     data: st.DataObject, tamper: Callable[[st.DataObject, Merge], Merge], outcomes: list[Outcome]
 ) -> None:
@@ -317,7 +317,7 @@ def test_the_judges_answers_show_what_the_evidence_cannot(
 
 @pytest.mark.slow
 @given(st.data(), st.sampled_from(ANYWHERE), said())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_tampering_with_what_a_function_ranked(
     data: st.DataObject, tamper: Callable[[st.DataObject, Merge], Merge], outcomes: list[Outcome]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -49,6 +50,23 @@ def test_the_death_of_a_process_is_that_of_its_programs(number: int, tmp_path: P
         process.send_signal(number)
         process.wait()
     crowd.require_gone()
+
+
+def test_a_process_with_many_connections_has_a_guard() -> None:
+    """Of a descriptor from 1,024 on, too, it is seen that the guard has begun."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2048)), hard))
+    first = os.open(os.devnull, os.O_RDONLY)
+    taken = [first]
+    try:
+        while taken[-1] < 1024:
+            taken.append(os.dup(first))
+        guard = Watchdog()
+        guard.close()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.slow

@@ -112,6 +112,7 @@ class TemporaryServer:
             grace_s: Seconds that it has to end by itself.
         """
         self._ending.set()
+        self._spawned.wait()
         _end_process(self._process, grace_s)
         self._socket.close()
 

@@ -193,7 +193,9 @@ class Watchdog:
         )
         self._pipe = cast("IO[bytes]", self._process.stdin)
         with cast("IO[bytes]", self._process.stdout) as output:
-            if not select.select([output], [], [], START_S)[0] or not output.read(1):
+            ready = select.poll()  # `select.select` refuses descriptors from 1,024 on, as a run with many calls has
+            ready.register(output, select.POLLIN)
+            if not ready.poll(START_S * 1000) or not output.read(1):
                 self._process.kill()
                 self._process.wait()
                 self._pipe.close()
