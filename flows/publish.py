@@ -121,6 +121,7 @@ class LiveProgress:
         self._lock = threading.Lock()
         """Held while progress is passed on, so that the listener never gets an older one after a newer one."""
         self._changed, self._ended, self._closed = threading.Event(), threading.Event(), False
+        self._warned: set[str] = set()
         self._end = ""
 
     def __call__(self, progress: Progress) -> None:
@@ -144,12 +145,12 @@ class LiveProgress:
             else estimate_seconds_left(progress, self._expected_calls, now - self._began)
         )
         progress = progress.model_copy(update={"seconds_left": eta_s, "working": self._working})
-        if notify:
-            notify(progress)
         if is_due:
             self._updated, self._shown = now, progress.in_flight
             self._latest = progress
             self._changed.set()
+        if notify:
+            notify(progress)
 
     def __enter__(self) -> Self:
         """Start the threads."""
@@ -175,13 +176,13 @@ class LiveProgress:
         self._thread.join(LAST_S if kind is None else CANCELLED_S)
 
     def _watch_programs(self) -> None:
-        """Look at what programs are doing until the run ends; whatever fails here must not fail the run."""
+        """Look at what programs are doing until the run ends; a look that fails is left out."""
         view = LiveView(str(flow_run.get_id()))
-        try:
-            while not self._ended.wait(LOOK_EVERY_S):
+        while not self._ended.wait(LOOK_EVERY_S):
+            try:
                 self._show_working(view.look())
-        except Exception as error:  # noqa: BLE001 -- a display must not fail the run
-            self._warn(error)
+            except Exception as error:  # noqa: BLE001, PERF203 -- a display must not fail the run
+                self._warn(error)
 
     def _show_working(self, working: tuple[Activity, ...]) -> None:
         """Report what programs are doing, unless nothing has changed, or the run has ended meanwhile."""
@@ -191,19 +192,17 @@ class LiveProgress:
                 self._report(self._seen or Progress(total=self._total), is_due=True)
 
     def _update_artifact(self) -> None:
-        """Create the artifact, and update it until the run ends."""
-        try:
-            created = create_progress_artifact(progress=0.0, key=self._key, description=f"0 of {self._total} done")
-        except Exception as error:  # noqa: BLE001 -- progress display must not fail the run
-            self._warn(error)
-            return
-        artifact, is_closed = UUID(str(created)), False
+        """Create the artifact, and update it until the run ends; a request that fails is left out."""
+        artifact, is_closed = self._create_artifact(), False
         while not is_closed:
             self._changed.wait()
             self._changed.clear()
             is_closed = self._closed  # read before the progress, so that the last progress is not missed
             progress, self._latest = self._latest, None
             if progress is None:
+                continue
+            artifact = artifact or self._create_artifact()
+            if artifact is None:
                 continue
             try:
                 update_progress_artifact(
@@ -214,9 +213,21 @@ class LiveProgress:
             except Exception as error:  # noqa: BLE001 -- progress display must not fail the run
                 self._warn(error)
 
+    def _create_artifact(self) -> UUID | None:
+        """Create the artifact; return its id, or None if it is not accepted."""
+        try:
+            created = create_progress_artifact(progress=0.0, key=self._key, description=f"0 of {self._total} done")
+        except Exception as error:  # noqa: BLE001 -- progress display must not fail the run
+            self._warn(error)
+            return None
+        return UUID(str(created))
+
     def _warn(self, error: Exception) -> None:
-        if not self._closed:
-            get_run_logger().warning("Progress can't be shown: %s", safe_message(error))
+        """Log why progress can't be shown, each reason once."""
+        message = safe_message(error)
+        if not self._closed and message not in self._warned:
+            self._warned.add(message)
+            get_run_logger().warning("Progress can't be shown: %s", message)
 
 
 def _describe(progress: Progress, end: str) -> str:

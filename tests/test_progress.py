@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 from prefect import flow
+from prefect.artifacts import create_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
 from prefect_dispatch import Brief, Command, Limits, Shell, dispatch
-from prefect_dispatch.executors.live_view import Activity
+from prefect_dispatch.executors.live_view import Activity, LiveView
 from prefect_dispatch.flows import publish
 from prefect_dispatch.flows.publish import LiveProgress
 from prefect_dispatch.models.outcome import Outcome, Usage
@@ -150,6 +153,46 @@ def test_a_progress_that_cannot_be_created_costs_no_run(
             live(Progress(total=1, done=1))
 
     show()
+    assert caplog.text.count("no artifacts here") == 1  # though it was refused again
+
+
+@pytest.mark.usefixtures("store")
+def test_a_progress_is_shown_once_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may refuse the artifact for a moment, and a listener may fail once: what comes next is shown."""
+    monkeypatch.setattr(publish, "LOOK_EVERY_S", 0.01)
+    refused, heard = list[str](), list[float]()
+
+    def create(*, progress: float, key: str, description: str) -> UUID:
+        if not refused:
+            refused.append(key)
+            raise OSError("not now")
+        return UUID(str(create_progress_artifact(progress=progress, key=key, description=description)))
+
+    def listen(progress: Progress) -> None:
+        heard.append(progress.working[0].seconds if progress.working else -1.0)
+        if len(heard) == 1:
+            raise OSError("not now")
+
+    seconds = count()
+
+    def look(_view: object) -> tuple[Activity, ...]:
+        return (HOSTILE.model_copy(update={"seconds": next(seconds)}),)
+
+    @flow
+    def show() -> None:
+        with LiveProgress([Brief(name="momentary", instructions="Do.")], plan_of_one(), Shell()) as live:
+            wait_until(lambda: len(heard) > 2, "what the program does is passed on")
+            live(Progress(total=1, done=1))
+
+    monkeypatch.setattr(publish, "create_progress_artifact", create)
+    monkeypatch.setattr(LiveView, "look", look)
+    token = progress_listener.set(listen)
+    try:
+        show()
+    finally:
+        progress_listener.reset(token)
+    assert refused == ["momentary-progress"]
+    assert str(artifact("momentary-progress")[1]).startswith("1 of 1 done")
 
 
 def refuse(**_: object) -> None:

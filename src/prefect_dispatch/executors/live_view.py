@@ -28,6 +28,8 @@ MAX_LINE = 300
 """Characters of the last step in a view."""
 MAX_EVENT_BYTES = 1_000_000
 """Most bytes of a line that is parsed; a longer one is skipped."""
+START_S = 60.0
+"""Seconds after which a log that is not locked belongs to a program that has ended; a busy machine starts slowly."""
 CHUNK = 256 * 1024
 """Bytes of a log that are read at a time."""
 
@@ -178,13 +180,13 @@ class LiveView:
             if log is None or log.about.run != self._run:
                 self._past.add(path)
                 continue
-            reader = self._readers.setdefault(path, known or LogReader(log))
             if not log.is_running:
-                # A log that is seen for the first time may be about to be locked.
-                if known:
+                # A new log that was never locked may be about to be.
+                age = datetime.now(timezone.utc) - log.about.started
+                if self._readers.pop(path, None) or age.total_seconds() > START_S:
                     self._past.add(path)
-                    del self._readers[path]
                 continue
+            reader = self._readers.setdefault(path, known or LogReader(log))
             if len(activities) < MAX_ACTIVITIES:
                 for _ in reader.new_steps():
                     pass
