@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.reporting.progress import on_budget
 from tests.agents.conftest import JOB, MODEL, ModelServer
 from tests.openai_server import Behaviour, failure
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -325,6 +327,24 @@ def test_a_cancelled_run(jobs: JobStore, policy: Policy, tmp_path: Path, store: 
     assert (status.state, status.message) == ("cancelled", "It was cancelled; what was answered is stored.")
     assert [gap.item for gap in status.gaps] == ["items/3.txt"]
     assert (status.report, status.done - status.failed) == (str(job.report), 3)
+
+
+def test_a_cancellation_that_is_lost(
+    jobs: JobStore, policy: Policy, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python drops an interrupt in a finalizer, as during an import; the run ends as cancelled all the same."""
+    job = add_job(jobs, policy, tmp_path)
+
+    def prepare(*_: object) -> int:
+        job.runs[0].request_cancel()
+        with suppress(KeyboardInterrupt):
+            wait_until(lambda: False, "never")
+        wait_until(lambda: job.runs[0].end is not None, "the run has ended")
+        return 0
+
+    monkeypatch.setattr(job_process, "run_ready", prepare)
+    run_job(job, policy)
+    assert (job.state, job.status().message) == ("cancelled", "It was cancelled; what was answered is stored.")
 
 
 def test_a_run_that_breaks(

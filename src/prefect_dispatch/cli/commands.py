@@ -247,18 +247,20 @@ def run_ready(
         limit: Number of items to take, in place of the job's own.
         refresh: Which items to ask again, in place of the job's own.
     """
-    # 1. Import what the run needs, while the temporary server starts in a process of its own.
-    _begin_server(job, ready)
+    # 1. Import what the run needs, while the temporary server starts in a process of its own. Python drops an interrupt
+    #    that hits a finalizer, and imports have many: the guard ends the process then.
+    with interruptible(guard, ready.limits.grace_s, INTERRUPTED):
+        _begin_server(job, ready)
 
-    from prefect.exceptions import CancelledRun  # noqa: PLC0415 -- imports Prefect
+        from prefect.exceptions import CancelledRun  # noqa: PLC0415 -- imports Prefect
 
-    from prefect_dispatch.cli.console import show_progress, summary  # noqa: PLC0415 -- imports rich
-    from prefect_dispatch.flows.prepare import as_prepared  # noqa: PLC0415 -- imports every model
-    from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
-    from prefect_dispatch.reporting.progress import on_report  # noqa: PLC0415 -- imports pydantic
-    from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
-    from prefect_dispatch.tasks.stop_conditions import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
+        from prefect_dispatch.cli.console import show_progress, summary  # noqa: PLC0415 -- imports rich
+        from prefect_dispatch.flows.prepare import as_prepared  # noqa: PLC0415 -- imports every model
+        from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
+        from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
+        from prefect_dispatch.reporting.progress import on_report  # noqa: PLC0415 -- imports pydantic
+        from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
+        from prefect_dispatch.tasks.stop_conditions import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
 
     # 2. Run it.
     reports: list[Report] = []

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_dispatch.agents.consent import INTEGRATOR_FILES, find_refusals, is_priced, refuse_size
 from prefect_dispatch.agents.job_plan import ANSWER, MOST_S, REQUEST, ModePrice, Planned, PlanRequest, PlanResult
 from prefect_dispatch.agents.job_store import CANCELLED, Job, JobRecord, Run, now, sentence_of
-from prefect_dispatch.cli.commands import INTERRUPTED, ExitGuard, run_ready
+from prefect_dispatch.cli.commands import INTERRUPTED, ExitGuard, interruptible, run_ready
 from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.flows.job_file import parse_job, validate_job
 from prefect_dispatch.flows.prepare import plan_prepared
@@ -241,10 +241,13 @@ def run(folder: Path, end_process: Callable[[int], object] = os._exit) -> int:
         end_process(code)
 
     guard = ExitGuard(leave)
-    threading.Thread(target=_watch_cancellation, args=(current,), name="prefect-dispatch-cancel", daemon=True).start()
+    watch = threading.Thread(target=_watch_cancellation, args=(current,), name="prefect-dispatch-cancel", daemon=True)
     code = 1
     try:
-        code = _run(current, budgets, guard)
+        # A cancellation ends it even if Python drops the interrupt, as in a finalizer during an import.
+        with interruptible(guard, 0.0, INTERRUPTED):
+            watch.start()
+            code = _run(current, budgets, guard)
     except JobError as error:
         current.record_end("refused", sentence_of(error), _cost(budgets, None))
     except KeyboardInterrupt:
